@@ -1,0 +1,3 @@
+//! Device host.
+/// Entry.
+fn main() {}

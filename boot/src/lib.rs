@@ -1,0 +1,2 @@
+//! Entry points (PVH) to `BootInfo`.
+#![no_std]

@@ -1,0 +1,3 @@
+//! Migration driver for the `edu` device.
+#![no_std]
+#![forbid(unsafe_code)]

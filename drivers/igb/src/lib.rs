@@ -1,0 +1,3 @@
+//! Migration driver for the Intel 82576 (`igb`).
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Intel VT-d: `spec` (layouts only) and the driver.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! I/O address spaces: interval tree, pinning, filling domains.
+#![no_std]
+#![forbid(unsafe_code)]

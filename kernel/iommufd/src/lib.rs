@@ -1,0 +1,3 @@
+//! The /dev/iommu object model.
+#![no_std]
+#![forbid(unsafe_code)]

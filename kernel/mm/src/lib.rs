@@ -1,0 +1,3 @@
+//! Address spaces and physical frames.
+#![no_std]
+#![forbid(unsafe_code)]

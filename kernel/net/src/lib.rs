@@ -1,0 +1,3 @@
+//! Sockets over smoltcp.
+#![no_std]
+#![forbid(unsafe_code)]

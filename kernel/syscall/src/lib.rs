@@ -1,0 +1,3 @@
+//! System-call decoding and dispatch.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Processes and threads.
+#![no_std]
+#![forbid(unsafe_code)]

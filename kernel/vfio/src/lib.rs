@@ -1,0 +1,3 @@
+//! /dev/vfio devices.
+#![no_std]
+#![forbid(unsafe_code)]

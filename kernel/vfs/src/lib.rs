@@ -1,0 +1,3 @@
+//! Files and file descriptors.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Set-up, build, machine profiles, run, migrate, report.

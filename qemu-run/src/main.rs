@@ -1,0 +1,2 @@
+//! Command line of qemu-run.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Executable model of IOMMU hardware, written from the specifications.
