@@ -1,0 +1,77 @@
+//! What address spaces need of the machine under them: frames of memory and the CPU's page tables.
+
+use iommu_types::Phys;
+
+/// Size of a frame in bytes.
+pub const PAGE: u64 = 4096;
+
+/// No frame is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMemory;
+
+/// Physical frames with a reference count each, and access to their bytes.
+///
+/// A frame is named by its physical address (4 KiB aligned). It is freed when its count reaches zero; a pin holds a
+/// count, so that a pinned frame survives whoever mapped it.
+pub trait Frames: Send + Sync {
+    /// A zeroed frame with count 1.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    fn alloc(&self) -> Result<Phys, NoMemory>;
+    /// Adds one to the count.
+    fn retain(&self, frame: Phys);
+    /// Takes one from the count; frees at zero.
+    fn release(&self, frame: Phys);
+    /// The count; 0 if free.
+    fn count(&self, frame: Phys) -> u32;
+    /// Takes a count and a pin.
+    fn pin(&self, frame: Phys);
+    /// Gives both back.
+    fn unpin(&self, frame: Phys);
+    /// Pins held on the frame.
+    fn pins(&self, frame: Phys) -> u32;
+    /// Reads bytes of a frame; `at` may be inside it, the bytes do not pass its end.
+    fn read(&self, at: Phys, to: &mut [u8]);
+    /// Writes bytes of a frame.
+    fn write(&self, at: Phys, from: &[u8]);
+    /// Ors bytes into a frame.
+    fn or(&self, at: Phys, bits: &[u8]);
+    /// Frames free and in all.
+    fn usage(&self) -> (u64, u64);
+}
+
+/// One entry of a user page table. Always user accessible, never writable and executable at once unless asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pte {
+    /// The frame, or the device page.
+    pub phys: Phys,
+    /// Writable.
+    pub write: bool,
+    /// Executable.
+    pub exec: bool,
+    /// Device memory: uncached.
+    pub device: bool,
+}
+
+/// The CPU's tables of one address space. Dropping it frees the table pages (not the frames mapped).
+pub trait PageTables: Send {
+    /// Installs or replaces the entry of the page at `va` (4 KiB aligned, user half).
+    ///
+    /// # Errors
+    /// [`NoMemory`] for table pages; nothing was changed.
+    fn set(&mut self, va: u64, pte: Pte) -> Result<(), NoMemory>;
+    /// Removes the entry of the page at `va`, if there is one.
+    fn clear(&mut self, va: u64);
+    /// Makes every earlier change effective on all CPUs. Called once per operation, after a batch.
+    fn flush(&mut self);
+    /// Physical address of the root table, for the CPU.
+    fn root(&self) -> Phys;
+}
+
+/// Makes empty address spaces (kernel half included).
+pub trait NewTables: Send + Sync {
+    /// # Errors
+    /// [`NoMemory`].
+    fn new_tables(&self) -> Result<alloc::boxed::Box<dyn PageTables>, NoMemory>;
+}
