@@ -1,0 +1,84 @@
+//! Rules between structures of one table.
+
+use crate::topology::{Finding, ScopeKind, Topology};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use iommu_types::At;
+
+/// Findings that need more than one structure of a DMAR.
+pub fn dmar(topology: &mut Topology) {
+    let mut found: Vec<(u32, &'static str)> = Vec::new();
+    units(topology, &mut found);
+    scopes(topology, &mut found);
+    regions(topology, &mut found);
+    for entry in &topology.proximity {
+        if !topology.units.iter().any(|unit| unit.base == entry.base) {
+            found.push((0, "affinity of a unit that is not listed"));
+        }
+    }
+    let table = topology.table;
+    topology.findings.extend(found.into_iter().map(|(offset, reason)| Finding(At { table, offset, reason })));
+}
+
+fn units(topology: &Topology, found: &mut Vec<(u32, &'static str)>) {
+    if topology.units.is_empty() {
+        found.push((0, "no remapping unit"));
+    }
+    let mut windows: Vec<_> = topology.units.iter().map(|u| (u.base.0, u.base.0 + (u.size - 1), u.offset)).collect();
+    windows.sort_unstable();
+    for (before, after) in windows.iter().zip(windows.iter().skip(1)) {
+        if after.0 <= before.1 {
+            found.push((before.2.max(after.2), "registers overlap those of another unit"));
+        }
+    }
+    // Section 8.3: the structure with INCLUDE_PCI_ALL comes last of its segment, and there is at most one.
+    let mut closed: BTreeMap<u16, ()> = BTreeMap::new();
+    for unit in &topology.units {
+        if closed.contains_key(&unit.segment) {
+            found.push((unit.offset, "unit behind the one that takes the rest of its segment"));
+        }
+        if unit.coverage.rest_of_segment {
+            closed.insert(unit.segment, ());
+        }
+        if topology.host_address_bits < 64 && unit.base.0 >> topology.host_address_bits != 0 {
+            found.push((unit.offset, "registers above the host address width"));
+        }
+    }
+}
+
+fn scopes(topology: &Topology, found: &mut Vec<(u32, &'static str)>) {
+    let mut seen = BTreeMap::new();
+    for unit in &topology.units {
+        for scope in &unit.coverage.scopes {
+            // The id is part of the kind, so two IOAPICs on one requester id are no duplicate.
+            if seen.insert((unit.segment, scope.kind, scope.start_bus, scope.path.clone()), ()).is_some() {
+                found.push((scope.offset, "device named by a second scope, the first counts"));
+            }
+        }
+    }
+    let unit_scopes = topology.units.iter().flat_map(|unit| &unit.coverage.scopes);
+    let region_scopes = topology.reserved.iter().flat_map(|region| &region.scopes);
+    for scope in unit_scopes.chain(region_scopes) {
+        if let ScopeKind::AcpiDevice(number) = scope.kind
+            && topology.acpi_name(number).is_none()
+        {
+            found.push((scope.offset, "scope of an ACPI device that is not declared"));
+        }
+    }
+}
+
+fn regions(topology: &Topology, found: &mut Vec<(u32, &'static str)>) {
+    let bits = topology.host_address_bits;
+    for region in &topology.reserved {
+        if bits < 64 && region.range.last.0 >> bits != 0 {
+            found.push((region.why.offset, "region above the host address width"));
+        }
+        let hits_unit = topology
+            .units
+            .iter()
+            .any(|u| u.base.0 <= region.range.last.0 && region.range.first.0 <= u.base.0 + (u.size - 1));
+        if hits_unit {
+            found.push((region.why.offset, "region covers the registers of a unit"));
+        }
+    }
+}

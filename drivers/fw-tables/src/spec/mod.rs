@@ -1,0 +1,4 @@
+//! Layouts only; the parsers give them meaning.
+
+pub mod acpi;
+pub mod dmar;
