@@ -70,6 +70,7 @@ errnos! {
     EOVERFLOW = 75,
     EBADFD = 77,
     EILSEQ = 84,
+    ERESTART = 85,
     ENOTSOCK = 88,
     EDESTADDRREQ = 89,
     EMSGSIZE = 90,

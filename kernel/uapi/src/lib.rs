@@ -5,7 +5,15 @@
 extern crate alloc;
 
 mod errno;
+pub mod extension;
+pub mod iommufd;
+pub mod linux;
+mod request;
+#[cfg(test)]
+mod testing;
 mod user;
+pub mod vfio;
 
 pub use errno::Errno;
+pub use request::{Request, read_plain, read_size};
 pub use user::UserMem;
