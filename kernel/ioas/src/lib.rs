@@ -6,4 +6,4 @@ extern crate alloc;
 
 mod source;
 
-pub use source::PageSource;
+pub use source::{Account, PageSource};

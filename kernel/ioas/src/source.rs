@@ -1,4 +1,4 @@
-//! Where the pages of a mapping come from.
+//! Where the pages of a mapping come from, and who pays for them.
 
 use alloc::vec::Vec;
 use iommu_types::PhysRun;
@@ -16,4 +16,15 @@ pub trait PageSource: Send + Sync {
     fn pin(&self, address: u64, length: u64, write: bool, runs: &mut Vec<PhysRun>) -> Result<(), Errno>;
     /// Gives back runs that [`pin`](Self::pin) returned, whole or cut at page boundaries. Cannot fail.
     fn unpin(&self, runs: &[PhysRun]);
+}
+
+/// Whom pinned memory is charged to. It outlives the program, as [`PageSource`] does.
+pub trait Account: Send + Sync {
+    /// Charges `bytes` (a multiple of 4 KiB) before they are pinned for good.
+    ///
+    /// # Errors
+    /// `ENOMEM` over the limit; nothing was charged.
+    fn charge(&self, bytes: u64) -> Result<(), Errno>;
+    /// Gives a charge back, whole or in parts.
+    fn uncharge(&self, bytes: u64);
 }
