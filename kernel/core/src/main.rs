@@ -1,1 +1,56 @@
 //! The kernel binary: wiring only.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod acpi;
+mod console;
+mod exit;
+mod log;
+mod memory;
+mod panic;
+mod platform;
+mod selftest;
+mod symbols;
+
+use ::log::info;
+use arch_x86_64::{apic, cpu, time, trap};
+use boot::BootInfo;
+
+/// Everything, in order. Called by `platform::start` once the CPU is set up.
+fn main(info: BootInfo) -> ! {
+    log::init(info.option("quiet").is_some());
+    trap::on_fatal(panic::exception);
+    let image = arch_x86_64::image();
+    memory::init(&info, &image);
+    apic::init(&platform::windows::map);
+    info!("portolan {} on x86-64", env!("CARGO_PKG_VERSION"));
+    report(&info);
+    acpi::init(info.rsdp);
+    selftest::run(&info);
+    exit::machine(0)
+}
+
+/// What the machine is like.
+fn report(info: &BootInfo) {
+    for r in info.memory.regions() {
+        info!("memory {:#012x}..={:#012x} {:?}", r.base, r.end() - 1, r.kind);
+    }
+    if info.memory.dropped() > 0 {
+        ::log::warn!("{} memory regions left out", info.memory.dropped());
+    }
+    info!("command line: {}", info.cmdline());
+    let f = cpu::features();
+    info!(
+        "cpu: nx {} smep {} smap {} umip {} fsgsbase {} x2apic {} avx {}",
+        f.nx, f.smep, f.smap, f.umip, f.fsgsbase, f.x2apic, f.avx
+    );
+    info!(
+        "tsc {} kHz, timer {} kHz, wall clock {}",
+        time::tsc_hz() / 1000,
+        apic::timer_hz() / 1000,
+        time::wall_clock_seconds()
+    );
+    info!("memory in use: {} KiB", memory::frames().used_bytes() >> 10);
+}
