@@ -1,1 +1,16 @@
-//! Set-up, build, machine profiles, run, migrate, report.
+//! Host tool: set-up, build, machine profiles, run, migrate, report.
+//!
+//! A library, so that the QEMU suites start machines exactly as a person does.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod cpio;
+pub mod guest;
+pub mod image;
+pub mod machine;
+pub mod program;
+pub mod qemu;
+pub mod run;
+pub mod serial;
+pub mod setup;
+pub mod ui;

@@ -1,2 +1,40 @@
 //! Command line of qemu-run.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use qemu_run::cli::{Cli, Command};
+use qemu_run::guest::{self, Options};
+use qemu_run::ui::Ui;
+use qemu_run::{run, setup};
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run::end_children_on_signal();
+    let ui = Ui::new();
+    // A program's own status may be any of 0..=124, so a failure of ours is told apart.
+    let own_failure = if matches!(cli.command, Some(Command::Exec { .. })) { 125 } else { 2 };
+    match work(&ui, cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(why) => {
+            ui.say(&format!("error: {why:#}"));
+            ExitCode::from(own_failure)
+        }
+    }
+}
+
+fn work(ui: &Ui, cli: Cli) -> anyhow::Result<u8> {
+    let tools = setup::ensure(ui)?;
+    let machine = cli.machine;
+    let options = Options { profile: machine.profile, accel: machine.accel, qemu_args: machine.qemu_args };
+    match cli.command {
+        Some(Command::Setup) => {
+            println!("{}", setup::describe(&tools));
+            Ok(0)
+        }
+        Some(Command::Boot) => guest::boot(ui, &tools, &options),
+        Some(Command::Exec { line }) => guest::exec(ui, &tools, &options, Path::new(&line[0]), &line[1..]),
+        None => anyhow::bail!("the main job is not there yet; try boot or exec"),
+    }
+}
