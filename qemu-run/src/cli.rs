@@ -17,8 +17,7 @@ Exit status:
 
 Environment: PORTOLAN_QEMU=/path/to/qemu-system-x86_64 names the QEMU to use.";
 
-/// Boots Portolan under QEMU. Without a command: moves a running device and its memory between two
-/// machines, and checks that nothing was lost.
+/// Portolan under QEMU; without a command: moves a running device to another machine, and checks it.
 #[derive(Debug, Parser)]
 #[command(name = "qemu-run", version, after_help = AFTER, max_term_width = 100, args_conflicts_with_subcommands = false)]
 pub struct Cli {
