@@ -72,7 +72,7 @@ pub fn backtrace(frame: u64, mut each: impl FnMut(u64)) {
                 .any(|(g, top)| at >= g + 4096 && at + 16 <= top)
     };
     let mut at = frame;
-    for _ in 0..64 {
+    for _ in 0..24 {
         if !on_stack(at) {
             return;
         }

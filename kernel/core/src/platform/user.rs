@@ -20,6 +20,13 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Clears the accessed and dirty bits of a page and tells what they were; see [`UserTables::take_accessed_dirty`].
+    pub fn take_dirty(&mut self, va: u64) -> (bool, bool) {
+        self.0.take_accessed_dirty(va)
+    }
+}
+
 impl PageTables for Tables {
     fn set(&mut self, va: u64, pte: Pte) -> Result<(), NoMemory> {
         let page = UserPage { write: pte.write, exec: pte.exec, device: pte.device };
