@@ -62,8 +62,10 @@ pub fn boot(ui: &Ui, tools: &Tools, options: &Options) -> Result<u8> {
     };
     leave_signals_to_the_child(false);
     use std::os::unix::process::ExitStatusExt;
-    match Exit::decode(status.code(), status.signal()) {
-        Exit::Orderly | Exit::Reset => Ok(0),
+    // Status 1 may be QEMU's own refusal, which it has then explained on standard error.
+    match Exit::decode(status.code(), status.signal(), true) {
+        Exit::Program(status) => Ok(status),
+        Exit::Reset | Exit::Other => Ok(0),
         exit => bail!("{exit}"),
     }
 }
@@ -130,7 +132,7 @@ pub fn finish_program(mut qemu: Qemu, out: &mut dyn Write, limit: Option<Duratio
         }
     }
     match (qemu.exit(Duration::from_secs(10)), ended) {
-        (Some(Exit::Orderly), Some(status)) => Ok(Ran { status, output }),
+        (Some(Exit::Other), Some(status)) | (Some(Exit::Program(status)), _) => Ok(Ran { status, output }),
         (Some(exit), _) if trouble.is_empty() => bail!("{exit}\n{}", qemu.tail(30)),
         (Some(exit), _) => bail!("{exit}: {trouble}"),
         (None, _) => bail!("the serial port closed, but QEMU runs on"),

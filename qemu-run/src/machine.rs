@@ -149,10 +149,10 @@ impl Machine {
         }
     }
 
-    /// Adds `init=` and `arg=` words for a first program.
+    /// Adds the `exec=` word for a first program; nothing may follow it.
     pub fn first_program<S: AsRef<str>>(&mut self, path: &str, args: impl IntoIterator<Item = S>) {
-        self.words.push(format!("init={}", percent(path)));
-        self.words.extend(args.into_iter().map(|arg| format!("arg={}", percent(arg.as_ref()))));
+        self.words.push(format!("exec={}", percent(path)));
+        self.words.extend(args.into_iter().map(|arg| percent(arg.as_ref())));
     }
 
     /// QEMU's arguments.
@@ -288,7 +288,7 @@ mod tests {
     fn a_word_never_has_a_space() {
         assert_eq!(percent("a b%\u{e9}\n"), "a%20b%25%C3%A9%0A");
         let mut machine = Machine::new(Profile::VtdFs, Path::new("/k"), Path::new("/i"));
-        machine.first_program("/bin/echo", ["two words", ""]);
-        assert_eq!(machine.words, ["init=/bin/echo", "arg=two%20words", "arg="]);
+        machine.first_program("/bin/echo", ["two words", "x"]);
+        assert_eq!(machine.words, ["exec=/bin/echo", "two%20words", "x"]);
     }
 }

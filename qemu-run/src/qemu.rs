@@ -30,12 +30,14 @@ pub enum Said {
 /// How QEMU ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The kernel ended it in order.
-    Orderly,
+    /// In order, with the first program's status: 0..=119.
+    Program(u8),
+    /// In order; the first program's status is in the `exit` event.
+    Other,
+    /// The first program could not be started.
+    NotStarted,
     /// The kernel panicked.
     Panic,
-    /// The kernel could not use the machine.
-    Unusable,
     /// QEMU ended by itself: `quit`, or a reset that `-no-reboot` turned into an end (a triple fault).
     Reset,
     /// QEMU refused its command line or failed.
@@ -45,13 +47,16 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Values of isa-debug-exit: see docs/protocol.md. QEMU's status is `value * 2 + 1`.
-    pub fn decode(code: Option<i32>, signal: Option<i32>) -> Self {
+    /// Values of isa-debug-exit: see docs/protocol.md. QEMU's status is `value * 2 + 1`; its own failure is 1 as well, so
+    /// `booted` says whether the machine said anything.
+    pub fn decode(code: Option<i32>, signal: Option<i32>, booted: bool) -> Self {
         match (code, signal) {
-            (Some(33), _) => Self::Orderly,
-            (Some(35), _) => Self::Panic,
-            (Some(37), _) => Self::Unusable,
+            (Some(255), _) => Self::Panic,
+            (Some(253), _) => Self::NotStarted,
+            (Some(251), _) => Self::Other,
             (Some(0), _) => Self::Reset,
+            (Some(1), _) if !booted => Self::Status(1),
+            (Some(code), _) if code & 1 == 1 && code <= 119 * 2 + 1 => Self::Program((code >> 1) as u8),
             (Some(code), _) => Self::Status(code),
             (None, signal) => Self::Signal(signal.unwrap_or(0)),
         }
@@ -61,9 +66,10 @@ impl Exit {
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Orderly => f.write_str("the machine ended in order"),
+            Self::Program(status) => write!(f, "the machine ended in order, with the program's status {status}"),
+            Self::Other => f.write_str("the machine ended in order"),
+            Self::NotStarted => f.write_str("the kernel could not start the program"),
             Self::Panic => f.write_str("the kernel panicked"),
-            Self::Unusable => f.write_str("the kernel cannot use this machine"),
             Self::Reset => f.write_str("the machine reset itself (a triple fault) or QEMU was told to quit"),
             Self::Status(code) => write!(f, "QEMU ended with status {code}"),
             Self::Signal(signal) => write!(f, "QEMU was ended by signal {signal}"),
@@ -82,6 +88,8 @@ pub struct Qemu {
     /// When it was started.
     pub began: Instant,
     name: String,
+    /// It said something, so QEMU did start.
+    booted: bool,
 }
 
 impl Qemu {
@@ -114,7 +122,17 @@ impl Qemu {
                 }
             }));
         }
-        Ok(Self { guarded, said, input, text: String::new(), errors, readers, began, name: name.to_owned() })
+        Ok(Self {
+            guarded,
+            said,
+            input,
+            text: String::new(),
+            errors,
+            readers,
+            began,
+            name: name.to_owned(),
+            booted: false,
+        })
     }
 
     /// What it says next; `None` if it says nothing for `limit`.
@@ -124,6 +142,7 @@ impl Qemu {
             Err(RecvTimeoutError::Timeout) => return None,
             Err(RecvTimeoutError::Disconnected) => Said::Closed,
         };
+        self.booted |= !matches!(said, Said::Closed);
         if let Said::Text(text) = &said {
             self.text.push_str(&String::from_utf8_lossy(text));
         }
@@ -213,11 +232,12 @@ impl Qemu {
             let _ = reader.join();
         }
         while let Ok(said) = self.said.try_recv() {
+            self.booted |= !matches!(said, Said::Closed);
             if let Said::Text(text) = said {
                 self.text.push_str(&String::from_utf8_lossy(&text));
             }
         }
-        Some(Exit::decode(status.code(), status.signal()))
+        Some(Exit::decode(status.code(), status.signal(), self.booted))
     }
 
     /// Ends it, as a power cut would.
@@ -283,11 +303,19 @@ mod tests {
 
     #[test]
     fn exit_status_is_twice_the_value_plus_one() {
-        assert_eq!(Exit::decode(Some(0x10 << 1 | 1), None), Exit::Orderly);
-        assert_eq!(Exit::decode(Some(0x11 << 1 | 1), None), Exit::Panic);
-        assert_eq!(Exit::decode(Some(0x12 << 1 | 1), None), Exit::Unusable);
-        assert_eq!(Exit::decode(Some(0), None), Exit::Reset);
-        assert_eq!(Exit::decode(Some(1), None), Exit::Status(1));
-        assert_eq!(Exit::decode(None, Some(9)), Exit::Signal(9));
+        assert_eq!(Exit::decode(Some(1), None, true), Exit::Program(0));
+        assert_eq!(Exit::decode(Some(7), None, true), Exit::Program(3));
+        assert_eq!(Exit::decode(Some(119 * 2 + 1), None, true), Exit::Program(119));
+        assert_eq!(Exit::decode(Some(125 * 2 + 1), None, true), Exit::Other);
+        assert_eq!(Exit::decode(Some(126 * 2 + 1), None, true), Exit::NotStarted);
+        assert_eq!(Exit::decode(Some(127 * 2 + 1), None, true), Exit::Panic);
+    }
+
+    #[test]
+    fn a_failure_of_qemu_is_not_a_programs_success() {
+        assert_eq!(Exit::decode(Some(1), None, false), Exit::Status(1));
+        assert_eq!(Exit::decode(Some(0), None, true), Exit::Reset);
+        assert_eq!(Exit::decode(Some(2), None, true), Exit::Status(2));
+        assert_eq!(Exit::decode(None, Some(9), true), Exit::Signal(9));
     }
 }
