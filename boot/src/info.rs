@@ -38,6 +38,8 @@ pub const MAX_REGIONS: usize = 64;
 /// Longest command line that is kept, in bytes.
 pub const MAX_CMDLINE: usize = 2048;
 
+const PROGRAM: &str = "exec=";
+
 /// The memory map, in the order firmware gave it.
 #[derive(Clone, Debug)]
 pub struct MemoryMap {
@@ -127,23 +129,45 @@ impl BootInfo {
     pub fn cmdline(&self) -> &str {
         core::str::from_utf8(&self.cmdline[..self.cmdline_len]).unwrap_or("")
     }
-    /// The value of `key=value` (first occurrence, up to the next blank), or `""` for a bare `key`.
-    pub fn option(&self, key: &str) -> Option<&str> {
-        self.cmdline().split_ascii_whitespace().find_map(|word| match word.split_once('=') {
+    /// The words before the first program.
+    fn own_words(&self) -> impl Iterator<Item = &str> {
+        self.cmdline().split_ascii_whitespace().take_while(|word| !word.starts_with(PROGRAM))
+    }
+    /// The values of every `key=value` word, in order, still encoded; a bare `key` has the value `""`. Words from `exec=` on
+    /// belong to the first program.
+    pub fn options<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.own_words().filter_map(move |word| match word.split_once('=') {
             Some((k, v)) if k == key => Some(v),
             None if word == key => Some(""),
             _ => None,
         })
     }
-    /// All that follows `key=` to the end of the line: for `exec=PROGRAM ARGS...`, which is always last.
-    pub fn tail(&self, key: &str) -> Option<&str> {
-        let line = self.cmdline();
-        line.match_indices(key).find_map(|(at, _)| {
-            let starts = at == 0 || line.as_bytes()[at - 1] == b' ';
-            let rest = &line[at + key.len()..];
-            if starts { rest.strip_prefix('=') } else { None }
-        })
+    /// The first program and its arguments, still encoded: what follows `exec=`, to the end of the line.
+    pub fn program(&self) -> impl Iterator<Item = &str> {
+        let mut words = self.cmdline().split_ascii_whitespace().skip_while(|word| !word.starts_with(PROGRAM));
+        let first = words.next().map(|word| &word[PROGRAM.len()..]).filter(|path| !path.is_empty());
+        first.into_iter().chain(words)
     }
+    /// The first of [`options`](Self::options).
+    pub fn option<'a>(&'a self, key: &'a str) -> Option<&'a str> {
+        self.options(key).next()
+    }
+}
+
+/// Undoes `%HH`, by which the command line carries blanks and bytes that are not printable. A `%` without two hexadecimal
+/// digits stays. Returns the length in `to`; what does not fit is cut.
+pub fn decode(value: &str, to: &mut [u8]) -> usize {
+    let hex = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16)).map(|d| d as u8);
+    let from = value.as_bytes();
+    let (mut at, mut n) = (0, 0);
+    while at < from.len() && n < to.len() {
+        (to[n], at) = match (from[at], hex(from.get(at + 1)), hex(from.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => (high << 4 | low, at + 3),
+            (byte, ..) => (byte, at + 1),
+        };
+        n += 1;
+    }
+    n
 }
 
 #[cfg(test)]
@@ -153,12 +177,21 @@ mod tests {
     #[test]
     fn options_are_found_by_whole_word() {
         let mut info = BootInfo::empty();
-        info.set_cmdline(b"quiet xselftest=no selftest=wx exec=/bin/a -x selftest=2");
-        assert_eq!(info.option("selftest"), Some("wx"));
+        info.set_cmdline(b"quiet xenv=no env=a=1 env= exec=/bin/a env=2 exec=b");
+        assert_eq!(info.option("env"), Some("a=1"));
+        assert!(info.options("env").eq(["a=1", ""]));
+        assert!(info.program().eq(["/bin/a", "env=2", "exec=b"]));
         assert_eq!(info.option("quiet"), Some(""));
         assert_eq!(info.option("test"), None);
-        assert_eq!(info.tail("exec"), Some("/bin/a -x selftest=2"));
-        assert_eq!(info.tail("init"), None);
+    }
+
+    #[test]
+    fn percent_codes_are_undone() {
+        let mut out = [0; 16];
+        let n = decode("a%20b%25%zz%4", &mut out);
+        assert_eq!(&out[..n], b"a b%%zz%4");
+        assert_eq!(decode("%41%42%43", &mut out[..2]), 2);
+        assert_eq!(&out[..2], b"AB");
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod entry;
 pub mod info;
 pub mod pvh;
 
-pub use info::{BootInfo, Handover, MemoryKind, MemoryMap, MemoryRegion};
+pub use info::{BootInfo, Handover, MemoryKind, MemoryMap, MemoryRegion, decode};
 
 /// Where physical address 0 appears in the kernel's address space.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;

@@ -1,20 +1,13 @@
 //! The serial console: output of programs, and input.
 
-use crate::log::Port;
 use alloc::collections::VecDeque;
 use arch_x86_64::serial;
-use core::fmt::{Arguments, Write};
 use spin::Mutex;
 
 /// Input bytes kept until somebody reads them; more are dropped.
 const MAX_INPUT: usize = 4096;
 
 static INPUT: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
-
-/// Prints text of the kernel.
-pub fn print(text: Arguments<'_>) {
-    let _ = Port.write_fmt(text);
-}
 
 /// Sends bytes of a program, as they are.
 pub fn write(bytes: &[u8]) {

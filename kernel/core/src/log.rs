@@ -17,7 +17,7 @@ struct Ring {
 }
 
 static MESSAGES: Mutex<Ring> = Mutex::new(Ring { bytes: [0; RING], written: 0 });
-/// Only warnings and worse go to the serial port.
+/// Messages stay off the serial port.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 impl Write for Ring {
@@ -67,7 +67,7 @@ impl Log for Kernel {
         if let Some(mut ring) = MESSAGES.try_lock() {
             let _ = writeln!(ring, "[{s:4}.{us:06}] {mark}{}", record.args());
         }
-        if record.level() <= Level::Warn || !QUIET.load(Ordering::Relaxed) {
+        if !QUIET.load(Ordering::Relaxed) {
             let _ = writeln!(Port, "[{s:4}.{us:06}] {mark}{}", record.args());
         }
     }

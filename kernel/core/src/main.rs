@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod acpi;
 mod console;
+mod events;
 mod exit;
 mod log;
 mod memory;
@@ -25,11 +26,12 @@ fn main(info: BootInfo) -> ! {
     let image = arch_x86_64::image();
     memory::init(&info, &image);
     apic::init(&platform::windows::map);
+    events::send("boot", &[("image_bytes", events::Value::Number(image.data.1 - image.text.0))]);
     info!("portolan {} on x86-64", env!("CARGO_PKG_VERSION"));
     report(&info);
     acpi::init(info.rsdp);
     selftest::run(&info);
-    exit::machine(0)
+    exit::with_status(0)
 }
 
 /// What the machine is like.

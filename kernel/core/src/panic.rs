@@ -1,8 +1,8 @@
 //! The end of the kernel: what happened, where, and a status for QEMU.
 
-use crate::exit;
 use crate::log::Port;
 use crate::platform::start;
+use crate::{events, exit};
 use arch_x86_64::trap::{KernelFrame, exception_name, fault_address};
 use arch_x86_64::{cpu, image};
 use core::fmt::Write;
@@ -14,7 +14,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 /// Only the first to come may print; a panic inside a panic ends at once.
 fn begin() {
     if ENDING.swap(true, Ordering::AcqRel) {
-        exit::machine(exit::PANIC);
+        exit::panicked();
     }
     start::steal_serial();
 }
@@ -37,7 +37,7 @@ fn trace(first: Option<u64>, frame: u64) -> ! {
         line(at);
     }
     start::backtrace(frame, line);
-    exit::machine(exit::PANIC)
+    exit::panicked()
 }
 
 #[panic_handler]
@@ -49,6 +49,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         let _ = write!(Port, "\n  at {}:{}", at.file(), at.line());
     }
     let _ = writeln!(Port);
+    events::panic(info.message().as_str().unwrap_or("see the lines above"));
     trace(None, frame)
 }
 
@@ -83,5 +84,6 @@ pub fn exception(f: &KernelFrame) -> ! {
         }
         let _ = writeln!(Port);
     }
+    events::panic(exception_name(f.vector));
     trace(Some(f.rip), f.rbp)
 }

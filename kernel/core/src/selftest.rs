@@ -27,9 +27,9 @@ pub fn run(info: &BootInfo) {
         "wx" => deadly(faults::write_text),
         "wx-alias" => deadly(faults::write_text_alias),
         "nx" => deadly(faults::execute_data),
-        "null" => deadly(|| drop(faults::null())),
-        "stack" => deadly(|| drop(faults::overflow(0))),
-        "smap" => Program::new(0).and_then(|p| deadly(|| drop(probe::read_user(p.enter())))),
+        "null" => deadly(|| _ = faults::null()),
+        "stack" => deadly(|| _ = faults::overflow(0)),
+        "smap" => Program::new(0).and_then(|p| deadly(|| _ = probe::read_user(p.enter()))),
         "smep" => Program::new(0).and_then(|p| deadly(|| probe::execute_user(p.enter()))),
         "panic" => panic!("asked for"),
         _ => Err("no such test"),
@@ -38,7 +38,7 @@ pub fn run(info: &BootInfo) {
         Ok(()) => info!("selftest {name}: PASS"),
         Err(why) => ::log::error!("selftest {name}: FAIL: {why}"),
     }
-    exit::machine(result.is_err().into())
+    exit::with_status(result.is_err().into())
 }
 
 type Verdict = Result<(), &'static str>;

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of address space for windows: one top-level entry.
 const AREA: u64 = 512 << 30;
+const LARGE: u64 = 2 << 20;
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Maps `bytes` bytes of device registers at `phys`, uncached. Windows stay for ever, with an unmapped page after each.
@@ -21,10 +22,17 @@ pub fn map(phys: u64, bytes: usize) -> Option<Window> {
     if bytes == 0 || end > 1 << 52 || frames.overlaps_ram(first, end) {
         return None;
     }
-    let at = NEXT.fetch_add(end - first + PAGE, Ordering::Relaxed);
-    if at + (end - first) > AREA {
-        return None;
-    }
+    // Large windows keep their place inside 2 MiB, so that large pages fit.
+    let skew = if bytes as u64 >= LARGE { first & (LARGE - 1) } else { 0 };
+    let align = if bytes as u64 >= LARGE { LARGE } else { PAGE };
+    let at = NEXT
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| {
+            let next = at.next_multiple_of(align) + skew + (end - first) + PAGE;
+            (next <= AREA).then_some(next)
+        })
+        .ok()?
+        .next_multiple_of(align)
+        + skew;
     // SAFETY: the address range is new; the physical range is no memory, so no kernel object has another view of it.
     unsafe {
         map_kernel(DEVICE_AREA + at, first, end - first, Kind::Device, frames).ok()?;
