@@ -10,8 +10,8 @@ pub const PAGE: usize = 4096;
 pub trait Clock {
     /// Nanoseconds since some fixed point; never goes back.
     fn now_ns(&self) -> u64;
-    /// Lets a little time pass in a poll loop: a spin hint on the machine, a step of virtual time on the host.
-    fn pause(&self);
+    /// A breath in a polling loop: a spin hint on the machine, a step of virtual time on the host.
+    fn relax(&self);
 }
 
 /// Polls `done` until it holds, at most `budget_ns` nanoseconds by `clock`. `done` is called at least once after the
@@ -28,7 +28,7 @@ pub fn until<C: Clock + ?Sized>(clock: &C, budget_ns: u64, mut done: impl FnMut(
         if late {
             return false;
         }
-        clock.pause();
+        clock.relax();
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
         fn now_ns(&self) -> u64 {
             self.0.get()
         }
-        fn pause(&self) {
+        fn relax(&self) {
             self.0.set(self.0.get() + 10);
         }
     }
