@@ -51,6 +51,8 @@ pub enum Command {
     },
     /// Look for what is needed, install what is missing, do nothing else
     Setup,
+    /// Clippy over the kernel for the bare target, warnings are errors; for CI
+    Lint,
 }
 
 impl clap::ValueEnum for Profile {

@@ -60,6 +60,16 @@ pub fn kernel(ui: &Ui, tools: &Tools) -> Result<PathBuf> {
     Ok(kernel)
 }
 
+/// Clippy over the kernel, with warnings as errors.
+///
+/// # Errors
+/// Clippy has something to say.
+pub fn lint(ui: &Ui, tools: &Tools) -> Result<()> {
+    let mut command = bare_cargo(tools, "clippy");
+    command.args(["--profile", "bare", "--", "-D", "warnings"]);
+    shown(ui, "clippy for the bare target", &command, BUILD_LIMIT)
+}
+
 /// Rust packages whose binaries go into the image.
 const RUST_PROGRAMS: [&str; 2] = ["devhost", "initrd-rust"];
 

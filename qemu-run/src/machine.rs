@@ -189,12 +189,12 @@ impl Machine {
         if let Some(iommu) = self.profile.iommu(version) {
             add("-device", iommu);
         }
-        add("-netdev", self.link.as_ref().map_or("hubport,id=link,hubid=1".to_owned(), link_backend));
+        add("-netdev", self.link.as_ref().map_or_else(|| unplugged("link"), link_backend));
         let mac = self.link.as_ref().map_or(1, |link| link.mac);
         // An option ROM would only cost time: nothing boots from the network.
         let translated = "disable-legacy=on,iommu_platform=on,romfile=";
         add("-device", format!("virtio-net-pci,netdev=link,mac=52:54:00:77:00:{mac:02x},{translated}"));
-        add("-netdev", self.wire.as_ref().map_or("hubport,id=card,hubid=2".to_owned(), wire_backend));
+        add("-netdev", self.wire.as_ref().map_or_else(|| unplugged("card"), wire_backend));
         // Behind a root port: on the root bus the igb shows phantom virtual functions.
         add("-device", "pcie-root-port,id=port1,chassis=1,slot=1".to_owned());
         add("-device", format!("igb,bus=port1,netdev=card,mac={},romfile=", mac_text(CARD_MAC)));
@@ -211,6 +211,11 @@ impl Machine {
         args.extend(self.extra.iter().cloned());
         args
     }
+}
+
+/// A cable that leads nowhere: a card without any backend draws a warning.
+fn unplugged(id: &str) -> String {
+    format!("user,id={id},restrict=on")
 }
 
 fn link_backend(link: &Link) -> String {

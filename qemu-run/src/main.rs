@@ -5,7 +5,7 @@ use clap::Parser;
 use qemu_run::cli::{Cli, Command};
 use qemu_run::guest::{self, Options};
 use qemu_run::ui::Ui;
-use qemu_run::{run, setup};
+use qemu_run::{image, run, setup};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ fn work(ui: &Ui, cli: Cli) -> anyhow::Result<u8> {
             println!("{}", setup::describe(&tools));
             Ok(0)
         }
+        Some(Command::Lint) => image::lint(ui, &tools).map(|()| 0),
         Some(Command::Boot) => guest::boot(ui, &tools, &options),
         Some(Command::Exec { line }) => guest::exec(ui, &tools, &options, Path::new(&line[0]), &line[1..]),
         None => anyhow::bail!("the main job is not there yet; try boot or exec"),
