@@ -12,38 +12,6 @@ pub(crate) fn out8(port: u16, value: u8) {
     unsafe { Port::<u8>::new(port).write(value) }
 }
 
-/// Reads 1, 2 or 4 bytes from the I/O space of a device; other widths give all ones.
-///
-/// # Safety
-/// `port` belongs to a device whose registers do not make it touch memory that is in use.
-pub unsafe fn read(port: u16, bytes: u64) -> u32 {
-    // SAFETY: by the caller.
-    unsafe {
-        match bytes {
-            1 => Port::<u8>::new(port).read().into(),
-            2 => Port::<u16>::new(port).read().into(),
-            4 => Port::<u32>::new(port).read(),
-            _ => u32::MAX,
-        }
-    }
-}
-
-/// Writes 1, 2 or 4 bytes to the I/O space of a device; other widths do nothing.
-///
-/// # Safety
-/// As [`read`].
-pub unsafe fn write(port: u16, bytes: u64, value: u32) {
-    // SAFETY: by the caller.
-    unsafe {
-        match bytes {
-            1 => Port::<u8>::new(port).write(value as u8),
-            2 => Port::<u16>::new(port).write(value as u16),
-            4 => Port::<u32>::new(port).write(value),
-            _ => {}
-        }
-    }
-}
-
 /// Reads `bytes` (1, 2 or 4) bytes from an I/O port that a PCI BAR decodes; all ones for another width.
 pub fn read(port: u16, bytes: u8) -> u32 {
     // SAFETY: the port belongs to a PCI function whose BAR the caller sized; port reads touch no memory.

@@ -9,6 +9,11 @@ const MAX_INPUT: usize = 4096;
 
 static INPUT: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
 
+/// Prints text of the kernel.
+pub fn print(text: core::fmt::Arguments<'_>) {
+    let _ = core::fmt::Write::write_fmt(&mut crate::log::Port, text);
+}
+
 /// Sends bytes of a program, as they are.
 pub fn write(bytes: &[u8]) {
     serial::serial().write(bytes);

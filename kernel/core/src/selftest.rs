@@ -23,6 +23,7 @@ pub fn run(info: &BootInfo) {
         "user" => user(),
         "idle" => idle(),
         "memory" => memory(),
+        "syscall-time" => syscall_time(),
         // The rest must end in a panic; coming back is the failure.
         "wx" => deadly(faults::write_text),
         "wx-alias" => deadly(faults::write_text_alias),
@@ -224,6 +225,25 @@ fn user() -> Verdict {
     Ok(())
 }
 
+/// How long a system call takes that does nothing.
+fn syscall_time() -> Verdict {
+    const N: u64 = 100_000;
+    let mut p = Program::new(1)?;
+    // The call is 7 bytes into the program: `mov eax, 100; syscall`. Each time around, back there.
+    let call = CODE_AT + probe::program().windows(2).position(|w| w == [0x0f, 0x05]).ok_or("probe has no call")? as u64;
+    let begin = time::now_ns();
+    for _ in 0..N {
+        if run_user(&mut p.ctx, p.tables.root()) != Trap::Syscall {
+            return Err("unexpected trap");
+        }
+        p.ctx.regs.rip = call;
+        p.ctx.regs.rcx = call;
+    }
+    let ns = (time::now_ns() - begin) / N;
+    info!("{ns} ns from user to kernel and back");
+    if ns < 100_000 { Ok(()) } else { Err("too slow to be true") }
+}
+
 /// The timer wakes an idle CPU, about when it should.
 fn idle() -> Verdict {
     for want in [100_000u64, 1_000_000, 20_000_000] {
@@ -266,6 +286,13 @@ fn memory() -> Verdict {
                 return Err("runs overlap");
             }
         }
+    }
+    let at = runs[0].0 + 64;
+    crate::platform::frames::store128(at, 0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00);
+    let mut stored = [0u8; 16];
+    crate::platform::frames::read(at, &mut stored);
+    if stored != 0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00u128.to_le_bytes() {
+        return Err("128-bit store");
     }
     for (at, pages) in runs {
         (0..pages as u64).for_each(|i| f.release_frame(at + i * 4096));

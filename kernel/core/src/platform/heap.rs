@@ -12,7 +12,7 @@ use spin::Mutex;
 const STEP: u64 = 128 << 10;
 /// Most bytes the heap may have.
 const LIMIT: u64 = 1 << 30;
-/// Sizes of small blocks: 16 << n.
+/// Sizes of small blocks: 16 << n. Larger ones are whole pages, so that no slivers pile up between them.
 const CLASSES: usize = 8;
 
 struct Free(Option<NonNull<Free>>);
@@ -41,6 +41,11 @@ fn class(layout: &Layout) -> Option<usize> {
     let size = layout.size().max(layout.align()).max(16).next_power_of_two();
     let n = size.trailing_zeros() as usize - 4;
     (n < CLASSES).then_some(n)
+}
+
+fn whole_pages(layout: Layout) -> Layout {
+    let size = layout.size().next_multiple_of(PAGE as usize);
+    Layout::from_size_align(size, layout.align().max(PAGE as usize)).unwrap_or(layout)
 }
 
 impl State {
@@ -75,6 +80,7 @@ impl State {
         done == step
     }
     fn large(&mut self, layout: Layout) -> *mut u8 {
+        let layout = whole_pages(layout);
         loop {
             if let Ok(p) = self.large.allocate_first_fit(layout) {
                 return p.as_ptr();
@@ -136,7 +142,7 @@ unsafe impl GlobalAlloc for Kernel {
                 Some(n) => state.put(block, n),
                 None => {
                     if let Some(block) = NonNull::new(block) {
-                        state.large.deallocate(block, layout);
+                        state.large.deallocate(block, whole_pages(layout));
                     }
                 }
             }
