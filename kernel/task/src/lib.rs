@@ -1,3 +1,29 @@
 //! Processes and threads.
+//!
+//! The kernel is event-style: each CPU runs this loop and nothing else (kernel/core owns it).
+//!
+//! ```text
+//! loop {
+//!     poll_devices();                                     // network, console input; signals vfs::Event
+//!     match kernel.next() {                               // task::Kernel: wakes what can run, takes the first
+//!         Some(thread) => {
+//!             let space = thread.space();                 // keeps the page tables alive while they are loaded
+//!             let trap = {
+//!                 let mut context = thread.context();     // lock guard of Box<dyn Context>: downcast it
+//!                 run_user(&mut context, space.root())
+//!             };
+//!             system.handle(&thread, trap);               // syscall::System: does the call, queues the thread again
+//!         }
+//!         None if kernel.ended(first).is_some() => exit,
+//!         None => sleep until kernel.deadline() or an interrupt,
+//!     }
+//! }
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod machine;
+
+pub use machine::{Context, Machine, Regs};
