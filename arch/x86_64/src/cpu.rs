@@ -237,6 +237,63 @@ unsafe fn install(cpu: *mut PerCpu, id: u32) {
     }
 }
 
+/// CPUID leaf 1 EDX: what AT_HWCAP tells programs.
+pub fn hwcap() -> u64 {
+    u64::from(raw_cpuid::cpuid!(1).edx)
+}
+
+/// Writes the CPU's maker, model and features as /proc/cpuinfo has them.
+///
+/// # Errors
+/// Those of `out`.
+pub fn describe(out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+    let id = CpuId::new();
+    if let Some(v) = id.get_vendor_info() {
+        writeln!(out, "vendor_id\t: {}", v.as_str())?;
+    }
+    if let Some(i) = id.get_feature_info() {
+        writeln!(out, "cpu family\t: {}\nmodel\t\t: {}", i.family_id(), i.model_id())?;
+    }
+    if let Some(b) = id.get_processor_brand_string() {
+        writeln!(out, "model name\t: {}", b.as_str().trim())?;
+    }
+    if let Some(i) = id.get_feature_info() {
+        writeln!(out, "stepping\t: {}", i.stepping_id())?;
+    }
+    writeln!(out, "cpu MHz\t\t: {}", crate::time::tsc_hz() / 1_000_000)?;
+    let f = features();
+    let leaf1 = raw_cpuid::cpuid!(1);
+    write!(out, "flags\t\t: fpu tsc msr pae cx8 apic sep cmov fxsr sse sse2 syscall lm")?;
+    let ecx = |bit: u32| leaf1.ecx & 1 << bit != 0;
+    for (has, name) in [
+        (f.nx, "nx"),
+        (f.gib_pages, "pdpe1gb"),
+        (ecx(0), "pni"),
+        (ecx(1), "pclmulqdq"),
+        (ecx(9), "ssse3"),
+        (ecx(12) && f.avx, "fma"),
+        (ecx(13), "cx16"),
+        (ecx(19), "sse4_1"),
+        (ecx(20), "sse4_2"),
+        (ecx(22), "movbe"),
+        (ecx(23), "popcnt"),
+        (ecx(25), "aes"),
+        (f.xsave, "xsave"),
+        (f.avx, "avx"),
+        (f.rdrand, "rdrand"),
+        (f.fsgsbase, "fsgsbase"),
+        (f.smep, "smep"),
+        (f.smap, "smap"),
+        (f.umip, "umip"),
+        (f.clflushopt, "clflushopt"),
+    ] {
+        if has {
+            write!(out, " {name}")?;
+        }
+    }
+    writeln!(out, "\nclflush size\t: {}", f.line)
+}
+
 /// Waits for an interrupt, takes it, and masks again.
 pub fn idle() {
     x86_64::instructions::interrupts::enable_and_hlt();

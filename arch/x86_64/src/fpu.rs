@@ -31,6 +31,11 @@ pub(crate) unsafe fn init_cpu() {
     SIZE.store((raw_cpuid::cpuid!(0xd, 0).ebx as usize).max(576), Ordering::Relaxed);
 }
 
+/// Bytes of FP state of a thread.
+pub fn state_bytes() -> usize {
+    SIZE.load(Ordering::Relaxed)
+}
+
 /// FP state of one thread.
 #[derive(Debug)]
 pub(crate) struct Fpu {
