@@ -13,7 +13,7 @@ pub(crate) fn out8(port: u16, value: u8) {
 }
 
 /// Reads `bytes` (1, 2 or 4) bytes from an I/O port that a PCI BAR decodes; all ones for another width.
-pub fn read(port: u16, bytes: u8) -> u32 {
+pub fn read(port: u16, bytes: u64) -> u32 {
     // SAFETY: the port belongs to a PCI function whose BAR the caller sized; port reads touch no memory.
     unsafe {
         match bytes {
@@ -26,7 +26,7 @@ pub fn read(port: u16, bytes: u8) -> u32 {
 }
 
 /// Writes `bytes` (1, 2 or 4) bytes to an I/O port that a PCI BAR decodes; nothing for another width.
-pub fn write(port: u16, bytes: u8, value: u32) {
+pub fn write(port: u16, bytes: u64, value: u32) {
     // SAFETY: as in `read`; what the device does then goes through the IOMMU.
     unsafe {
         match bytes {

@@ -85,7 +85,7 @@ pub struct Unreadable {
 /// The migration driver of one device. See the [crate documentation](crate) for when each method is called.
 ///
 /// A failing method leaves the device in a state from which [`reset`](Self::reset) recovers.
-pub trait Migratable: Send {
+pub trait Migratable: Send + Sync {
     /// Short name, as `igb`.
     fn name(&self) -> &'static str;
     /// Optional states.

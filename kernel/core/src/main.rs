@@ -6,11 +6,14 @@ extern crate alloc;
 
 mod acpi;
 mod console;
+mod devices;
 mod events;
 mod exit;
+mod iommu;
 mod log;
 mod memory;
 mod panic;
+mod pci;
 mod platform;
 mod selftest;
 mod symbols;
@@ -30,6 +33,8 @@ fn main(info: BootInfo) -> ! {
     info!("portolan {} on x86-64", env!("CARGO_PKG_VERSION"));
     report(&info);
     acpi::init(info.rsdp);
+    let inventory = devices::init(&info, acpi::dmar(), acpi::mcfg());
+    iommu::drain_faults(&inventory.units);
     selftest::run(&info);
     exit::with_status(0)
 }

@@ -3,6 +3,7 @@
 pub mod firmware;
 pub mod frames;
 pub mod heap;
+pub mod pci;
 pub mod probe;
 pub mod start;
 pub mod table_mem;
