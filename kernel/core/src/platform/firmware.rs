@@ -59,7 +59,7 @@ fn header(at: u64) -> Result<(u32, [u8; 4]), Bad> {
 /// Walks RSDP, root table and all headers; returns signature, address and length of each table.
 ///
 /// # Errors
-/// [`Bad`] if the root cannot be read; a table with a bad header is reported by the log and left out.
+/// [`Bad`]: the first address or length that makes no sense.
 pub fn check(rsdp: u64) -> Result<Vec<([u8; 4], u64, u32)>, Bad> {
     let mut r = [0u8; 36];
     if !read_phys(rsdp, &mut r) {

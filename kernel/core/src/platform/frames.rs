@@ -107,16 +107,17 @@ pub fn store128(at: u64, value: u128) {
     // go round again with what is there.
     unsafe {
         core::arch::asm!(
-            "mov {save}, rbx",
-            "mov rbx, {low}",
-            "mov rax, [{at}]",
-            "mov rdx, [{at} + 8]",
-            "2: lock cmpxchg16b [{at}]",
+            // The compiler keeps rbx for itself, and may give it to an unnamed operand.
+            "mov r8, rbx",
+            "mov rbx, rsi",
+            "mov rax, [rdi]",
+            "mov rdx, [rdi + 8]",
+            "2: lock cmpxchg16b [rdi]",
             "jne 2b",
-            "mov rbx, {save}",
-            save = out(reg) _,
-            low = in(reg) low,
-            at = in(reg) direct(at),
+            "mov rbx, r8",
+            in("rdi") direct(at),
+            in("rsi") low,
+            out("r8") _,
             in("rcx") high,
             out("rax") _,
             out("rdx") _,
