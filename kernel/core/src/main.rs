@@ -16,6 +16,7 @@ mod panic;
 mod pci;
 mod platform;
 mod selftest;
+mod shell;
 mod symbols;
 
 use ::log::info;

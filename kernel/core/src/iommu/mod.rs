@@ -1,5 +1,7 @@
 //! From firmware tables to units that translate, every stream blocked (DESIGN section 6).
 
+pub mod selftest;
+
 use crate::events::{self, Value};
 use crate::pci::Resolver;
 use crate::platform::table_mem::Machine;
