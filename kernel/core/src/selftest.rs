@@ -23,7 +23,7 @@ pub fn run(info: &BootInfo) {
         "user" => user(),
         "idle" => idle(),
         "memory" => memory(),
-        "syscall-time" => syscall_time(),
+        "times" => times(),
         // The rest must end in a panic; coming back is the failure.
         "wx" => deadly(faults::write_text),
         "wx-alias" => deadly(faults::write_text_alias),
@@ -225,9 +225,34 @@ fn user() -> Verdict {
     Ok(())
 }
 
-/// How long a system call takes that does nothing.
-fn syscall_time() -> Verdict {
+/// How long things take that happen often: a system call that does nothing, a zeroed frame, a copied page.
+fn times() -> Verdict {
     const N: u64 = 100_000;
+    const PAGES: u64 = 4096;
+    let per = |begin: u64, n: u64| (time::now_ns() - begin) / n;
+    let mut all = Vec::with_capacity(PAGES as usize);
+    let begin = time::now_ns();
+    for _ in 0..PAGES {
+        all.push(frames().alloc_zeroed().ok_or("no memory")?);
+    }
+    info!("{} ns for a zeroed frame", per(begin, PAGES));
+    let begin = time::now_ns();
+    all.iter().for_each(|&frame| crate::platform::frames::zero(frame, 1));
+    info!("{} ns to zero a frame again", per(begin, PAGES));
+    let mut page = alloc::vec![0u8; 4096];
+    let begin = time::now_ns();
+    for &frame in &all {
+        crate::platform::frames::read(frame, &mut page);
+    }
+    info!("{} ns to copy a page", per(begin, PAGES));
+    let begin = time::now_ns();
+    for &frame in &all {
+        crate::platform::frames::read(frame + 1, &mut page[..4000]);
+    }
+    info!("{} ns to copy 4000 bytes, unaligned", per(begin, PAGES));
+    let begin = time::now_ns();
+    all.iter().for_each(|&frame| frames().release_frame(frame));
+    info!("{} ns to free a frame", per(begin, PAGES));
     let mut p = Program::new(1)?;
     // The call is 7 bytes into the program: `mov eax, 100; syscall`. Each time around, back there.
     let call = CODE_AT + probe::program().windows(2).position(|w| w == [0x0f, 0x05]).ok_or("probe has no call")? as u64;
@@ -239,9 +264,15 @@ fn syscall_time() -> Verdict {
         p.ctx.regs.rip = call;
         p.ctx.regs.rcx = call;
     }
-    let ns = (time::now_ns() - begin) / N;
-    info!("{ns} ns from user to kernel and back");
-    if ns < 100_000 { Ok(()) } else { Err("too slow to be true") }
+    info!("{} ns from user to kernel and back", per(begin, N));
+    let mut boxes: Vec<Option<alloc::boxed::Box<[u64; 8]>>> = Vec::with_capacity(1000);
+    let begin = time::now_ns();
+    for _ in 0..100 {
+        boxes.extend((0..1000).map(|n| Some(alloc::boxed::Box::new([n; 8]))));
+        boxes.clear();
+    }
+    info!("{} ns to allocate and free 64 bytes", per(begin, N));
+    Ok(())
 }
 
 /// The timer wakes an idle CPU, about when it should.

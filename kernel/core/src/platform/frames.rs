@@ -78,8 +78,23 @@ pub fn or(at: u64, bits: &[u8]) {
 /// Fills `pages` frames with zeros. For frames that were just allocated.
 pub fn zero(at: u64, pages: usize) {
     assert!(check(at, pages * PAGE as usize), "not memory: {at:#x}");
-    // SAFETY: as in `write`.
-    unsafe { core::ptr::write_bytes(direct(at), 0, pages * PAGE as usize) }
+    // Plain 8-byte stores, eight in a row: an emulated CPU takes a string instruction one step at a time, and a real one
+    // is about as fast either way.
+    let mut to = direct(at).cast::<u64>();
+    for _ in 0..pages * (PAGE as usize / 64) {
+        // SAFETY: as in `write`: inside the frames checked above. Volatile, or the compiler makes it a memset again.
+        unsafe {
+            to.write_volatile(0);
+            to.add(1).write_volatile(0);
+            to.add(2).write_volatile(0);
+            to.add(3).write_volatile(0);
+            to.add(4).write_volatile(0);
+            to.add(5).write_volatile(0);
+            to.add(6).write_volatile(0);
+            to.add(7).write_volatile(0);
+            to = to.add(8);
+        }
+    }
 }
 
 /// The words of a table page; `None` if it is not memory.
