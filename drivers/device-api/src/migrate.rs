@@ -49,7 +49,7 @@ pub trait PageBytes {
 /// What the kernel lends a driver for the time of a call.
 pub trait Services: Clock {
     /// Runs `f` with a zeroed page that only this device can reach: the kernel moves the device to a private domain that maps
-    /// exactly that page for reading and writing at the iova given to `f`, and puts the device back where it was
+    /// exactly that page for reading and writing at the iova given to `f` (page aligned, below 2^28: `edu` may not reach further), and puts the device back where it was
     /// before returning, whatever `f` returned. The device must be quiet at both moments.
     ///
     /// # Errors
