@@ -4,6 +4,8 @@ use crate::platform::frames::{self as bytes, FrameMeta};
 use alloc::sync::Arc;
 use arch_x86_64::paging::TableFrames;
 use arch_x86_64::{Image, KERNEL_BASE, PAGE};
+use bitvec::order::Lsb0;
+use bitvec::view::BitView;
 use boot::{BOOT_MAPPED, BootInfo, MemoryKind};
 use core::sync::atomic::Ordering;
 use iommu_types::Phys;
@@ -122,7 +124,7 @@ pub fn init(info: &BootInfo, image: &Image) {
             if overlaps(at, kernel) || overlaps(at, initrd) || overlaps(at, place) {
                 meta[n as usize].count.store(1, Ordering::Relaxed);
             } else {
-                free[n as usize / 64] |= 1 << (n % 64);
+                free.view_bits_mut::<Lsb0>().set(n as usize, true);
                 count += 1;
             }
         }
@@ -135,10 +137,8 @@ pub fn init(info: &BootInfo, image: &Image) {
     let at = (biggest.0.max(kernel.1) + (16 << 20)).next_multiple_of(2 << 20);
     let want = (at, at + NEXT_KERNEL);
     if total * PAGE >= NEXT_KERNEL_MIN && want.1 <= biggest.1 && ![initrd, place].iter().any(|r| overlaps(want, *r)) {
-        for n in want.0 / PAGE..want.1 / PAGE {
-            free[n as usize / 64] &= !(1 << (n % 64));
-            count -= 1;
-        }
+        free.view_bits_mut::<Lsb0>()[(want.0 / PAGE) as usize..(want.1 / PAGE) as usize].fill(false);
+        count -= NEXT_KERNEL / PAGE;
         reserve = Some(want);
     }
     let state = State { free, hint: (kernel.1 / PAGE / 64) as usize, count };
@@ -221,17 +221,17 @@ impl FrameTable {
         }
         let align = pages.next_power_of_two();
         let mut state = self.state.lock();
-        let is_free = |s: &State, n: usize| s.free[n / 64] & 1 << (n % 64) != 0;
+        let free = state.free.view_bits_mut::<Lsb0>();
         let mut at = (self.meta.len() - pages) & !(align - 1);
         let found = loop {
-            if (at..at + pages).all(|n| is_free(&state, n)) {
+            if free[at..at + pages].all() {
                 break at;
             }
             at = at.checked_sub(align)?;
         };
-        for n in found..found + pages {
-            state.free[n / 64] &= !(1 << (n % 64));
-            self.meta[n].count.store(1, Ordering::Relaxed);
+        free[found..found + pages].fill(false);
+        for meta in &self.meta[found..found + pages] {
+            meta.count.store(1, Ordering::Relaxed);
         }
         state.count -= pages as u64;
         drop(state);
