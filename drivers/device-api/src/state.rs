@@ -105,6 +105,18 @@ impl<'a> Section<'a> {
         Ok(out)
     }
 
+    /// Its data as exactly `count` little-endian 32-bit words.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] if the length is another.
+    pub fn word_list(&self, count: usize) -> Result<Vec<u32>, Error> {
+        let (words, rest) = self.data.as_chunks::<4>();
+        if words.len() != count || !rest.is_empty() {
+            return Err(bad(self.number, "wrong length"));
+        }
+        Ok(words.iter().map(|raw| u32::from_le_bytes(*raw)).collect())
+    }
+
     /// Its data as exactly `N` bytes.
     ///
     /// # Errors
@@ -240,6 +252,8 @@ mod tests {
         let reader = Reader::new(&data, KIND, 1).unwrap();
         assert_eq!(reader.version(), 1);
         assert_eq!(reader.need(1).unwrap().words::<2>().unwrap(), [0x1122_3344, 5]);
+        assert_eq!(reader.need(1).unwrap().word_list(2).unwrap(), [0x1122_3344, 5]);
+        assert_eq!(reader.need(9).unwrap().word_list(1), Err(bad(9, "wrong length")));
         assert_eq!(reader.need(9).unwrap().data, b"extra");
         assert!(reader.only(&[1]).is_ok());
         assert_eq!(reader.only(&[9]), Err(bad(1, "unknown section")));

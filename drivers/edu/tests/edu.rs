@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const STREAM: StreamId = StreamId::pci(0, 0, 3, 0);
-const IOVA: u64 = 0x7000_000;
+const IOVA: u64 = 0x0700_0000;
 const MS: u64 = 1_000_000;
 
 /// What the device and the machine around it are.
