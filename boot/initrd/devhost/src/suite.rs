@@ -1,0 +1,5 @@
+//! x
+/// x
+pub fn run(_names: &[String]) -> u8 {
+    0
+}
