@@ -59,3 +59,8 @@ pub struct DeviceSpec {
     /// What it cannot use.
     pub reserved: Vec<Reserved>,
 }
+
+/// A device as an object of one file.
+pub(crate) struct BoundDevice {
+    pub spec: DeviceSpec,
+}

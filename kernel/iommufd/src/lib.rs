@@ -11,12 +11,20 @@
 
 extern crate alloc;
 
+mod attach;
 mod caller;
 mod context;
 mod device;
+mod dirty;
+mod graph;
 mod group;
+mod hw_info;
+mod hwpt;
+mod ioas_ops;
+mod option;
 
+pub use attach::DeviceHandle;
 pub use caller::{AccountMode, Caller, Capability};
-pub use context::{Context, DeviceHandle};
+pub use context::Context;
 pub use device::{DeviceSpec, GroupSpec, Requester, Reserved};
 pub use group::Group;

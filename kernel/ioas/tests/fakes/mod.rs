@@ -253,7 +253,10 @@ impl Domain for FakeDomain {
             while done < run.length {
                 let phys = run.base.0 + done;
                 let large = 2 << 20;
-                let fits = at % large == 0 && phys % large == 0 && run.length - done >= large && max_leaf >= large;
+                let fits = at.is_multiple_of(large)
+                    && phys.is_multiple_of(large)
+                    && run.length - done >= large
+                    && max_leaf >= large;
                 let size = if fits { large } else { PAGE };
                 for frame in (phys..phys + size).step_by(PAGE as usize) {
                     assert!(
