@@ -46,7 +46,7 @@ pub struct MapFailed {
     pub gather: Gather,
 }
 
-/// One table tree. Memory is handed in with every call; [`destroy`](Self::destroy) gives it back.
+/// One table tree. Memory is handed in with every call; [`take_apart`](Self::take_apart) gives it back.
 pub struct PageTable<F> {
     pub(crate) root: Phys,
     pub(crate) config: TableConfig,
@@ -498,11 +498,11 @@ impl<F: PtFormat> PageTable<F> {
         unpublished.publish(mem, self.config.coherent);
     }
 
-    /// Gives every table page back. Hardware must not be able to reach the root any more.
-    pub fn destroy<M: TableMem>(self, mem: &M) {
+    /// Empties the tree and gathers all its pages, the root as well: the end of the table, which must not be used again.
+    pub fn take_apart<M: TableMem>(&self, mem: &M) -> Gather {
         let mut gather = Gather::none();
         self.cut(mem, self.root, self.config.levels - 1, &mut gather);
-        gather.release(mem);
+        gather
     }
 }
 

@@ -1,4 +1,4 @@
-//! Intel VT-d: `spec` (layouts only) and the driver.
+//! Intel VT-d: [`spec`] (layouts only) and the driver.
 //!
 //! # How to use it
 //!
@@ -22,65 +22,20 @@
 
 extern crate alloc;
 
+mod bringup;
+mod caps;
 mod config;
+mod domain;
+mod faults;
+mod ids;
+mod inval;
+mod queue;
+mod shared;
+pub mod spec;
+mod structures;
+mod unit;
 
+pub use caps::QUIRKS;
 pub use config::{BringUpReport, Budgets, Msi, UnitConfig};
-
-use alloc::string::String;
-use alloc::sync::Arc;
-use core::marker::PhantomData;
-use iommu_api::{AttachError, Clock, Domain, DomainSpec, IommuUnit, Mmio, TableMem};
-use iommu_types::{Error, Fault, Features, Pasid, StreamId, UnitId};
-
-/// Names of the quirks that [`UnitConfig::quirks_off`] understands.
-pub const QUIRKS: &[&str] = &["qemu-fs-ad", "qemu-ad-store"];
-
-/// One VT-d unit, translating.
-pub struct Unit<M, T, C> {
-    parts: PhantomData<fn() -> (M, T, C)>,
-}
-
-impl<M: Mmio + 'static, T: TableMem + 'static, C: Clock + 'static> Unit<M, T, C> {
-    /// Takes the unit over and turns translation on with every stream blocked (DESIGN section 6).
-    ///
-    /// # Errors
-    /// [`Error::Impossible`] for capability registers that cannot be, [`Error::Unsupported`] for a unit that lacks what the
-    /// driver needs, [`Error::Stuck`] if it does not answer in time, [`Error::Exhausted`] for memory.
-    pub fn bring_up(
-        config: UnitConfig,
-        mmio: M,
-        mem: Arc<T>,
-        clock: Arc<C>,
-    ) -> Result<(Arc<Self>, BringUpReport), Error> {
-        let _ = (config, mmio, mem, clock);
-        Err(Error::Unsupported("not yet"))
-    }
-}
-
-impl<M: Mmio + 'static, T: TableMem + 'static, C: Clock + 'static> IommuUnit for Unit<M, T, C> {
-    fn id(&self) -> UnitId {
-        unimplemented!()
-    }
-    fn name(&self) -> &str {
-        unimplemented!()
-    }
-    fn features(&self) -> Features {
-        unimplemented!()
-    }
-    fn raw_capabilities(&self) -> [u64; 2] {
-        unimplemented!()
-    }
-    fn make_domain(&self, _: DomainSpec) -> Result<Arc<dyn Domain>, Error> {
-        unimplemented!()
-    }
-    fn attach(&self, _: StreamId, _: Option<Pasid>, _: &Arc<dyn Domain>) -> Result<(), AttachError> {
-        unimplemented!()
-    }
-    fn block(&self, _: StreamId, _: Option<Pasid>) -> Result<(), Error> {
-        unimplemented!()
-    }
-    fn drain_faults(&self, _: &mut dyn FnMut(Fault)) {}
-    fn status(&self) -> String {
-        unimplemented!()
-    }
-}
+pub use domain::VtdDomain;
+pub use unit::Unit;
