@@ -37,6 +37,14 @@ pub trait Frames: Send + Sync {
     fn write(&self, at: Phys, from: &[u8]);
     /// Ors bytes into a frame.
     fn or(&self, at: Phys, bits: &[u8]);
+    /// Copies a whole frame.
+    fn copy(&self, from: Phys, to: Phys) {
+        let mut buffer = [0; 512];
+        for at in (0..PAGE).step_by(buffer.len()) {
+            self.read(Phys(from.0 + at), &mut buffer);
+            self.write(Phys(to.0 + at), &buffer);
+        }
+    }
     /// Frames free and in all.
     fn usage(&self) -> (u64, u64);
 }
@@ -54,7 +62,8 @@ pub struct Pte {
     pub device: bool,
 }
 
-/// The CPU's tables of one address space. Dropping it frees the table pages (not the frames mapped).
+/// The CPU's tables of one address space. Dropping it frees the table pages (not the frames mapped); if a CPU still has
+/// this root loaded, the implementation loads the kernel's own tables first.
 pub trait PageTables: Send {
     /// Installs or replaces the entry of the page at `va` (4 KiB aligned, user half).
     ///
@@ -63,7 +72,9 @@ pub trait PageTables: Send {
     fn set(&mut self, va: u64, pte: Pte) -> Result<(), NoMemory>;
     /// Removes the entry of the page at `va`, if there is one.
     fn clear(&mut self, va: u64);
-    /// Makes every earlier change effective on all CPUs. Called once per operation, after a batch.
+    /// Makes every earlier change effective on all CPUs. Called once per operation, after a batch. Cheap when the batch
+    /// only filled empty entries or added rights: a CPU that still holds the old translation faults, and that fault
+    /// discards it.
     fn flush(&mut self);
     /// Physical address of the root table, for the CPU.
     fn root(&self) -> Phys;
