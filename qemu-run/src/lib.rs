@@ -5,12 +5,16 @@
 
 pub mod cli;
 pub mod cpio;
+pub mod feed;
 pub mod guest;
 pub mod image;
 pub mod machine;
+pub mod migrate;
 pub mod program;
 pub mod qemu;
+pub mod report;
 pub mod run;
+pub mod sender;
 pub mod serial;
 pub mod setup;
 pub mod ui;

@@ -4,6 +4,7 @@
 use clap::Parser;
 use qemu_run::cli::{Cli, Command};
 use qemu_run::guest::{self, Options};
+use qemu_run::migrate::{self, Job};
 use qemu_run::ui::Ui;
 use qemu_run::{image, run, setup};
 use std::path::Path;
@@ -36,6 +37,19 @@ fn work(ui: &Ui, cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Lint) => image::lint(ui, &tools).map(|()| 0),
         Some(Command::Boot) => guest::boot(ui, &tools, &options),
         Some(Command::Exec { line }) => guest::exec(ui, &tools, &options, Path::new(&line[0]), &line[1..]),
-        None => anyhow::bail!("the main job is not there yet; try boot or exec"),
+        None => {
+            let args = cli.job;
+            let job = Job {
+                input: args.input,
+                rate_kib: args.rate,
+                rounds: args.rounds,
+                region_mib: args.region,
+                seed: args.seed,
+                no_dirty: args.no_dirty,
+                no_soft_dirty: args.no_soft_dirty,
+                mishap: None,
+            };
+            migrate::main_job(ui, &tools, &options, &job, args.json.as_deref())
+        }
     }
 }
