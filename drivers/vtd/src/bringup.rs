@@ -17,6 +17,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use iommu_api::{Clock, Domain, Mmio, TableMem};
 use iommu_types::{Access, Error, Iova, PhysRun, StreamId};
 
@@ -204,6 +205,8 @@ impl<M: Mmio, T: TableMem, C: Clock> Core<M, T, C> {
     fn start(&self, translating: bool, found: u8, report: &mut BringUpReport) -> Result<(), Error> {
         let mode = if self.scalable { TTM_SCALABLE } else { TTM_LEGACY };
         let root = self.structures.lock().root.0 >> 12;
+        // With translation on, the new root is walked at once: a write buffer must not hide it (CAP.RWBF).
+        self.flush(inval::Batch::new())?;
         if translating && found != mode && found != TTM_ABORT {
             // Only with ECAP.ADMS, see `choose`: between the two modes every request is aborted.
             self.set_root(root, TTM_ABORT)?;
@@ -211,6 +214,7 @@ impl<M: Mmio, T: TableMem, C: Clock> Core<M, T, C> {
         }
         // One bit per command: some units obey TE before SRTP when both are in one write.
         self.set_root(root, mode)?;
+        self.live.store(true, Ordering::Release);
         self.flush(inval::everything(self.scalable, self.cap))?;
         if self.mmio.r32(regs::GSTS) & global::TRANSLATION == 0 {
             self.command(global::TRANSLATION, true, "GSTS.TES (bit 31)")?;

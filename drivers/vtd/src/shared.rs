@@ -35,6 +35,9 @@ pub(crate) struct Core<M, T, C> {
     pub fault_count: AtomicU64,
     /// A global command is under way: the next may be written only when its status followed (11.4.4.1).
     commanding: AtomicBool,
+    /// Our root is in force. Before that hardware has cached nothing of ours, and PASID descriptors are refused where the
+    /// root in force is not of scalable mode (6.5.2, IQEI 7).
+    pub live: AtomicBool,
 }
 
 impl<M: Mmio, T: TableMem, C: Clock> Core<M, T, C> {
@@ -78,6 +81,7 @@ impl<M: Mmio, T: TableMem, C: Clock> Core<M, T, C> {
             fault_overflows: AtomicU32::new(0),
             fault_count: AtomicU64::new(0),
             commanding: AtomicBool::new(false),
+            live: AtomicBool::new(false),
         })
     }
 
@@ -115,7 +119,7 @@ impl<M: Mmio, T: TableMem, C: Clock> Core<M, T, C> {
             // CAP.RWBF: the unit sees stores only after this (6.8).
             self.command(global::WRITE_BUFFER, true, "GSTS.WBFS (bit 27)")?;
         }
-        if batch.is_empty() {
+        if batch.is_empty() || !self.live.load(Ordering::Acquire) {
             return Ok(());
         }
         let everything = inval::everything(self.scalable, self.cap);
