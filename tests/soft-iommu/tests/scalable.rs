@@ -336,9 +336,36 @@ fn entries_half_written_while_present_are_torn() {
 
 #[test]
 fn abort_mode_refuses_everything() {
-    let mut b = Bench::new(Config::new(Caps::scalable_fs()));
+    let mut b = Bench::new(Config::new(Caps { abort_mode: true, ..Caps::scalable_fs() }));
     b.start(3);
     assert_eq!(b.read(1, 0), Err(Refused::Fault(Reason(0x33))));
+    b.clean();
+    // Translation stays on while the mode changes through it.
+    b.unit.w64(0x20, b.root | 1 << 10);
+    b.command(30, true);
+    assert!(b.unit.translating());
+    b.clean();
+    let mut b = Bench::new(Config::new(Caps::scalable_fs()));
+    b.start(3);
+    b.broke("reserved bits in RTADDR");
+}
+
+#[test]
+fn caching_mode_keeps_absence_but_not_a_missing_right() {
+    let mut b = Bench::new(Config::new(Caps { caching_mode: true, ..Caps::scalable_fs() }));
+    let page = b.data();
+    let (root, leaf) = b.table(4, 0, 0x1000, page, PRWU, 5);
+    let slot = b.pasid_slot(dev(1), 0, false);
+    b.first_stage(slot, root, 5, 1);
+    b.start(1);
+    assert_eq!(b.write(1, 0x1000), fault(0x85));
+    assert_eq!(b.read(1, 0x1000), Ok(page));
+    assert_eq!(b.read(1, 0x2000), fault(0x71));
+    b.put(leaf + 8, page | PRWU);
+    assert_eq!(b.read(1, 0x2000), fault(0x71));
+    fs_flush(&mut b, 5, 0);
+    assert_eq!(b.read(1, 0x2000), Ok(page));
+    b.clean();
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub struct Caps {
     pub smpwc: bool,
     /// ECAP.RPS: the context entry has a RID_PASID.
     pub rid_pasid: bool,
+    /// ECAP.ADMS: abort-DMA mode.
+    pub abort_mode: bool,
     /// Host address width.
     pub haw: u8,
     /// ECAP.IRO in bytes.
@@ -99,6 +101,7 @@ impl Caps {
             first_stage: false,
             smpwc: false,
             rid_pasid: false,
+            abort_mode: false,
             haw: 46,
             iotlb_offset: 0x300,
             fault_offset: 0x220,
@@ -180,6 +183,7 @@ impl Caps {
             | bit(47, self.first_stage)
             | bit(48, self.smpwc)
             | bit(49, self.rid_pasid)
+            | bit(52, self.abort_mode)
     }
     /// Domain ids that the unit can tell apart.
     pub const fn domain_ids(&self) -> u32 {

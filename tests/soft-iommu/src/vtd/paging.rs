@@ -9,6 +9,22 @@ use super::{PAGE, Unit};
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const LARGE: u64 = 1 << 7;
 
+/// A walk that ended without a translation.
+pub(super) struct Stop {
+    pub reason: Reason,
+    /// Caching mode keeps it: the entry is not present or not valid, as opposed to a missing right (6.1).
+    pub keep: bool,
+}
+
+impl Reason {
+    fn kept(self) -> Stop {
+        Stop { reason: self, keep: true }
+    }
+    fn passing(self) -> Stop {
+        Stop { reason: self, keep: false }
+    }
+}
+
 /// What became of an A/D update.
 enum Update {
     Done,
@@ -54,7 +70,7 @@ impl Unit {
         iova: u64,
         write: bool,
         speculative: bool,
-    ) -> Result<Option<(usize, Entry)>, Reason> {
+    ) -> Result<Option<(usize, Entry)>, Stop> {
         let caps = self.config.caps;
         let say = |legacy: Reason, scalable: Reason| if target.scalable { scalable } else { legacy };
         let high = self.high_address();
@@ -63,10 +79,10 @@ impl Unit {
         loop {
             let entry_at = at.table + (iova >> (12 + 9 * level) & 511) * 8;
             let [entry] =
-                self.fetch::<1>(entry_at, target.snoops).ok_or(say(Reason::SS_ACCESS, Reason::SM_SS_ACCESS))?;
+                self.fetch::<1>(entry_at, target.snoops).ok_or(say(Reason::SS_ACCESS, Reason::SM_SS_ACCESS).kept())?;
             if entry & 3 == 0 {
                 let legacy = if write { Reason::NO_WRITE } else { Reason::NO_READ };
-                return Err(say(legacy, Reason::SM_SS_ABSENT));
+                return Err(say(legacy, Reason::SM_SS_ABSENT).kept());
             }
             let large = entry & LARGE != 0 && level > 0;
             let leaf = large || level == 0;
@@ -89,7 +105,7 @@ impl Unit {
                     "reserved bits in a second-stage entry",
                     format!("{entry:#x} at level {level} for {iova:#x}"),
                 );
-                return Err(say(Reason::SS_RESERVED, Reason::SM_SS_RESERVED));
+                return Err(say(Reason::SS_RESERVED, Reason::SM_SS_RESERVED).kept());
             }
             let rights = TableRef {
                 table: entry & ADDRESS,
@@ -99,7 +115,7 @@ impl Unit {
             };
             if (write && !rights.write) || (!write && !rights.read) {
                 let legacy = if write { Reason::NO_WRITE } else { Reason::NO_READ };
-                return Err(say(legacy, if write { Reason::SM_NO_WRITE } else { Reason::SM_NO_READ }));
+                return Err(say(legacy, if write { Reason::SM_NO_WRITE } else { Reason::SM_NO_READ }).passing());
             }
             if target.ad {
                 // A is bit 8, D is bit 9 of a leaf.
@@ -108,7 +124,7 @@ impl Unit {
                     Update::Done => {}
                     Update::Raced => continue,
                     Update::Wanted => return Ok(None),
-                    Update::Unsnooped => return Err(Reason::SM_SS_AD_UNSNOOPED),
+                    Update::Unsnooped => return Err(Reason::SM_SS_AD_UNSNOOPED.passing()),
                 }
             }
             if leaf {
@@ -132,7 +148,7 @@ impl Unit {
         iova: u64,
         write: bool,
         speculative: bool,
-    ) -> Result<Option<(usize, Entry)>, Reason> {
+    ) -> Result<Option<(usize, Entry)>, Stop> {
         let caps = self.config.caps;
         let high = self.high_address();
         let start = TableRef { table: target.root, read: true, write: true, user: true };
@@ -141,9 +157,9 @@ impl Unit {
             let top = level + 1 == target.levels;
             let entry_at = at.table + (iova >> (12 + 9 * level) & 511) * 8;
             let no_access = if top { Reason::FS_ROOT_ACCESS } else { Reason::FS_ACCESS };
-            let [entry] = self.fetch::<1>(entry_at, target.snoops).ok_or(no_access)?;
+            let [entry] = self.fetch::<1>(entry_at, target.snoops).ok_or(no_access.kept())?;
             if entry & 1 == 0 {
-                return Err(Reason::FS_ABSENT);
+                return Err(Reason::FS_ABSENT.kept());
             }
             let large = entry & LARGE != 0 && level > 0;
             let leaf = large || level == 0;
@@ -161,7 +177,7 @@ impl Unit {
                     "reserved bits in a first-stage entry",
                     format!("{entry:#x} at level {level} for {iova:#x}"),
                 );
-                return Err(Reason::FS_RESERVED);
+                return Err(Reason::FS_RESERVED.kept());
             }
             let rights = TableRef {
                 table: entry & ADDRESS & if large { !(1 << 12) } else { u64::MAX },
@@ -170,10 +186,10 @@ impl Unit {
                 user: at.user && entry & 4 != 0,
             };
             if !rights.user {
-                return Err(Reason::USER_DENIED);
+                return Err(Reason::USER_DENIED.passing());
             }
             if write && !rights.write {
-                return Err(Reason::SM_NO_WRITE);
+                return Err(Reason::SM_NO_WRITE.passing());
             }
             // A is bit 5, D is bit 6 of a leaf.
             let want = 1 << 5 | if leaf && write { 1 << 6 } else { 0 };
@@ -181,7 +197,7 @@ impl Unit {
                 Update::Done => {}
                 Update::Raced => continue,
                 Update::Wanted => return Ok(None),
-                Update::Unsnooped => return Err(Reason::FS_AD_UNSNOOPED),
+                Update::Unsnooped => return Err(Reason::FS_AD_UNSNOOPED.passing()),
             }
             if leaf {
                 let settled = self.config.quirks.fs_ad || write || entry & 1 << 6 != 0;

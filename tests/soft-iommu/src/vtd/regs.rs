@@ -196,7 +196,7 @@ impl Unit {
             0x20 => {
                 let ttm = value >> 10 & 3;
                 if half.high()
-                    && (value & 0x3ff != 0 || value >> caps.haw != 0 || ttm == 2 || (ttm == 1 && !caps.scalable))
+                    && (value & 0x3ff != 0 || value >> caps.haw != 0 || ttm == 2 || (ttm == 1 && !caps.scalable) || (ttm == 3 && !caps.abort_mode))
                 {
                     self.violate("reserved bits in RTADDR", format!("{value:#x}"));
                 }
@@ -312,8 +312,14 @@ impl Unit {
         let caps = self.config.caps;
         if bits & RTPS != 0 {
             let mode = |rtaddr: u64| rtaddr >> 10 & 3;
-            if self.gsts & TES != 0 && self.latched.is_some_and(|old| mode(old) != mode(self.rtaddr)) {
+            // Abort-DMA mode is the one way from one mode to another while translation is on.
+            let through_abort = |old: u64| mode(old) == 3 || mode(self.rtaddr) == 3;
+            let changed = |old: u64| mode(old) != mode(self.rtaddr) && !through_abort(old);
+            if self.gsts & TES != 0 && self.latched.is_some_and(changed) {
                 self.violate("table mode changed while translation is on", format!("{:#x}", self.rtaddr));
+            }
+            if self.gsts & TES != 0 {
+                self.check_visible(self.rtaddr & !(PAGE - 1));
             }
             self.latched = Some(self.rtaddr);
             self.gsts |= RTPS;
@@ -361,6 +367,18 @@ impl Unit {
         }
         let rest = AFL | IRE | CFI;
         self.gsts = self.gsts & !(bits & rest) | value & bits & rest;
+    }
+
+    /// A root that replaces another while translation is on is walked at once: what it leads to must be visible.
+    fn check_visible(&self, root: u64) {
+        let snoops = self.config.caps.coherent && !self.config.caps.rwbf;
+        for at in (root..root + PAGE).step_by(8) {
+            let (seen, stored) = (self.arena.hw_load(at, snoops), self.arena.hw_load(at, true));
+            if seen != stored {
+                self.violate("root table in force before it is visible", format!("{at:#x}: {seen:x?} for {stored:x?}"));
+                return;
+            }
+        }
     }
 
     /// After a new root pointer every cache must be invalidated globally (10.4.5, SRTP).

@@ -130,11 +130,11 @@ impl Unit {
             }
             // A speculative walk that would have to set a bit stops.
             Ok(None) => Err(fail(Reason(0))),
-            Err(reason) => {
-                if self.caches() && caps.caching_mode {
-                    self.cache.keep(sid, pasid, iova, 0, Entry::refusal(reason, tag));
+            Err(stop) => {
+                if self.caches() && caps.caching_mode && stop.keep {
+                    self.cache.keep(sid, pasid, iova, 0, Entry::refusal(stop.reason, tag));
                 }
-                Err(fail(reason))
+                Err(fail(stop.reason))
             }
         }
     }
@@ -144,7 +144,12 @@ impl Unit {
     fn use_entry(&mut self, entry: &Entry, iova: u64, write: bool) -> Option<Result<u64, Reason>> {
         if let Some(reason) = entry.refused {
             self.stats.hits += 1;
-            return Some(Err(reason));
+            // The legacy code of an absent page tells reads from writes.
+            return Some(Err(match reason {
+                Reason::NO_WRITE | Reason::NO_READ if write => Reason::NO_WRITE,
+                Reason::NO_WRITE | Reason::NO_READ => Reason::NO_READ,
+                other => other,
+            }));
         }
         let allowed = if write { entry.write } else { entry.read };
         if !allowed || (write && !entry.settled) {
