@@ -334,6 +334,9 @@ impl Frames for KernelFrames {
     fn or(&self, at: Phys, bits: &[u8]) {
         bytes::or(at.0, bits);
     }
+    fn copy(&self, from: Phys, to: Phys) {
+        bytes::copy(from.0, to.0);
+    }
     fn usage(&self) -> (u64, u64) {
         let f = frames();
         let free = f.state.lock().count;

@@ -97,6 +97,16 @@ pub fn zero(at: u64, pages: usize) {
     }
 }
 
+/// Copies a whole frame.
+///
+/// # Panics
+/// If one of them is not memory.
+pub fn copy(from: u64, to: u64) {
+    assert!(check(from, PAGE as usize) && check(to, PAGE as usize), "not memory: {from:#x} or {to:#x}");
+    // SAFETY: as in `read` and `write`; `copy` allows them to be the same frame.
+    unsafe { core::ptr::copy(direct(from), direct(to), PAGE as usize) }
+}
+
 /// The words of a table page; `None` if it is not memory.
 pub fn words(at: u64) -> Option<&'static Words> {
     if at.is_multiple_of(PAGE) && check(at, PAGE as usize) {
