@@ -9,11 +9,17 @@
 extern crate alloc;
 
 mod caller;
+mod config;
 mod data;
 mod device;
+mod feature;
 mod file;
+mod regions;
+mod services;
+mod states;
 
 pub use caller::Caller;
 pub use data::DataFile;
 pub use device::{Device, DeviceParts};
-pub use file::{DeviceFile, Mapping};
+pub use file::DeviceFile;
+pub use regions::Mapping;
