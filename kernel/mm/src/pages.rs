@@ -2,6 +2,7 @@
 
 use crate::NoMemory;
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry as MapEntry;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use iommu_types::Phys;
@@ -74,13 +75,15 @@ impl PageMap {
         Ok(())
     }
     fn leaf(&mut self, index: u64) -> Result<&mut Leaf, NoMemory> {
-        if !self.leaves.contains_key(&index) {
-            let mut entries = Vec::new();
-            entries.try_reserve_exact(LEAF as usize).map_err(|_| NoMemory)?;
-            entries.resize(LEAF as usize, Entry(0));
-            self.leaves.insert(index, Leaf { used: 0, entries });
+        match self.leaves.entry(index) {
+            MapEntry::Occupied(leaf) => Ok(leaf.into_mut()),
+            MapEntry::Vacant(place) => {
+                let mut entries = Vec::new();
+                entries.try_reserve_exact(LEAF as usize).map_err(|_| NoMemory)?;
+                entries.resize(LEAF as usize, Entry(0));
+                Ok(place.insert(Leaf { used: 0, entries }))
+            }
         }
-        self.leaves.get_mut(&index).ok_or(NoMemory)
     }
     /// Sets an entry; returns the old one.
     pub fn put(&mut self, page: u64, entry: Entry) -> Result<Entry, NoMemory> {

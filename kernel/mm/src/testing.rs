@@ -6,7 +6,7 @@
 use crate::fault::Fault;
 use crate::{AddressSpace, Frames, NewTables, NoMemory, PAGE, PageTables, Pte};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use iommu_types::Phys;
@@ -23,7 +23,7 @@ struct Recorded {
     entries: BTreeMap<u64, Pte>,
     cached: BTreeMap<u64, Pte>,
     /// Leaf tables that exist, by address / 2 MiB: making one can fail.
-    leaves: BTreeMap<u64, ()>,
+    leaves: BTreeSet<u64>,
     flushes: u64,
 }
 
@@ -254,9 +254,9 @@ impl PageTables for Table {
     fn set(&mut self, va: u64, pte: Pte) -> Result<(), NoMemory> {
         assert!(va.is_multiple_of(PAGE) && va < crate::USER_END);
         let mut recorded = self.recorded.lock();
-        if !recorded.leaves.contains_key(&(va >> 21)) {
+        if !recorded.leaves.contains(&(va >> 21)) {
             self.machine.burn()?;
-            recorded.leaves.insert(va >> 21, ());
+            recorded.leaves.insert(va >> 21);
         }
         recorded.entries.insert(va, pte);
         Ok(())

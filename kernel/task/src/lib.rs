@@ -24,6 +24,23 @@
 
 extern crate alloc;
 
+mod futex;
+mod kernel;
+mod life;
 mod machine;
+mod process;
+mod sched;
+mod signal;
+pub mod testing;
+mod thread;
+mod wait;
 
+pub use futex::Waiter;
+pub use kernel::{Kernel, Parts};
+pub use life::{CloneRequest, ExecRequest};
 pub use machine::{Context, Machine, Regs};
+pub use process::{Credentials, FsContext, Limits, Process, Status};
+pub use sched::WaitOn;
+pub use signal::{Actions, DefaultAction, default_action, mask_of};
+pub use thread::{Restart, SavedContext, Thread, ThreadState};
+pub use wait::{WaitFor, Waited};
