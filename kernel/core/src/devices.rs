@@ -159,7 +159,10 @@ impl Inventory {
 
 /// The migration driver of a function, if we have one.
 fn migration_driver(function: &dyn Function) -> Option<Box<dyn Migratable>> {
-    let _ = function.ids();
+    let ids = function.ids();
+    if edu::matches(&ids) {
+        return Some(Box::new(edu::Edu::new()));
+    }
     None
 }
 

@@ -36,6 +36,9 @@ fn main(info: BootInfo) -> ! {
     acpi::init(info.rsdp);
     let inventory = devices::init(&info, acpi::dmar(), acpi::mcfg());
     iommu::drain_faults(&inventory.units);
+    if info.option("selftest") == Some("iommu") {
+        exit::with_status(u8::from(!iommu::selftest::run(inventory)));
+    }
     selftest::run(&info);
     exit::with_status(0)
 }
