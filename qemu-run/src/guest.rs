@@ -7,7 +7,7 @@ use crate::run::{Guarded, Scratch, leave_signals_to_the_child};
 use crate::setup::Tools;
 use crate::ui::Ui;
 use anyhow::{Context, Result, bail};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -54,20 +54,32 @@ pub fn boot(ui: &Ui, tools: &Tools, options: &Options) -> Result<u8> {
     command.args(machine.args(tools.qemu_version));
     // QEMU puts the terminal into raw mode and back, so it must be the one that is interrupted.
     leave_signals_to_the_child(true);
-    let guarded = Guarded::spawn(&command, false, [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])?;
+    let guarded = Guarded::spawn(&command, false, [Stdio::inherit(), Stdio::inherit(), Stdio::piped()])?;
+    let complaint = guarded.child().stderr.take().map(|errors| std::thread::spawn(move || pass_on(errors)));
     let status = loop {
         if let Some(status) = guarded.wait(Duration::from_secs(3600)) {
             break status;
         }
     };
     leave_signals_to_the_child(false);
+    let complained = complaint.is_some_and(|thread| thread.join().unwrap_or(false));
     use std::os::unix::process::ExitStatusExt;
-    // Status 1 may be QEMU's own refusal, which it has then explained on standard error.
-    match Exit::decode(status.code(), status.signal(), true) {
+    // Status 1 is QEMU's own refusal if it has explained one.
+    match Exit::decode(status.code(), status.signal(), !complained) {
         Exit::Program(status) => Ok(status),
         Exit::Reset | Exit::Other => Ok(0),
         exit => bail!("{exit}"),
     }
+}
+
+/// Shows QEMU's standard error; true if there was more than warnings.
+fn pass_on(errors: impl Read) -> bool {
+    let mut complained = false;
+    for line in BufReader::new(errors).lines().map_while(Result::ok) {
+        complained |= !line.contains("warning:");
+        eprintln!("{line}\r");
+    }
+    complained
 }
 
 /// Starts a machine whose first program is `program` (bytes on the host's disk), with `args`.

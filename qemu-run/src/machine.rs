@@ -158,12 +158,7 @@ impl Machine {
     /// QEMU's arguments.
     pub fn args(&self, version: Version) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
-        let mut add = |name: &str, value: String| {
-            args.push(name.to_owned());
-            if !value.is_empty() {
-                args.push(value);
-            }
-        };
+        let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
         let bypass = if self.profile == Profile::VtdFsBypass { ",default_bus_bypass_iommu=on" } else { "" };
         add("-machine", format!("q35{bypass}"));
         add("-accel", self.accel.clone());
@@ -171,8 +166,6 @@ impl Machine {
         add("-cpu", if self.accel.starts_with("kvm") { "max,-arch-capabilities" } else { "max" }.to_owned());
         add("-smp", "1".to_owned());
         add("-m", self.memory_mib.to_string());
-        add("-nodefaults", String::new());
-        add("-no-reboot", String::new());
         add("-display", "none".to_owned());
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initrd.display().to_string());
@@ -208,6 +201,7 @@ impl Machine {
         if let Some(socket) = &self.qmp {
             add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
         }
+        args.extend(["-nodefaults".to_owned(), "-no-reboot".to_owned()]);
         args.extend(self.extra.iter().cloned());
         args
     }
@@ -277,8 +271,15 @@ mod tests {
     fn every_machine_ends_rather_than_rebooting() {
         for profile in Profile::ALL {
             let args = args(profile, Version(10, 0, 2));
-            assert!(args.contains("-no-reboot ") && args.contains("isa-debug-exit,iobase=0xf4,iosize=4"), "{args}");
+            assert!(args.contains("-no-reboot") && args.contains("isa-debug-exit,iobase=0xf4,iosize=4"), "{args}");
         }
+    }
+
+    #[test]
+    fn an_empty_command_line_swallows_no_option() {
+        let args = Machine::new(Profile::VtdFs, Path::new("/k"), Path::new("/i")).args(Version(10, 0, 2));
+        let at = args.iter().position(|arg| arg == "-append").unwrap();
+        assert_eq!((args[at + 1].as_str(), args[at + 2].as_str()), ("", "-device"));
     }
 
     #[test]

@@ -87,7 +87,12 @@ impl Report {
             }
         };
         match self.pages_lost {
-            Some(lost) => hold(lost == 0, format!("pages lost: {lost}")),
+            // Then the destination refuses to run, and there is nothing more to judge.
+            Some(lost @ 1..) => {
+                self.problems.push(format!("{lost} pages differ: the destination refused to run"));
+                return;
+            }
+            Some(_) => {}
             None => hold(false, "the destination did not compare its pages".to_owned()),
         }
         hold(
