@@ -36,8 +36,19 @@ fn main(info: BootInfo) -> ! {
     acpi::init(info.rsdp);
     let inventory = devices::init(&info, acpi::dmar(), acpi::mcfg());
     iommu::drain_faults(&inventory.units);
-    if info.option("selftest") == Some("iommu") {
-        exit::with_status(u8::from(!iommu::selftest::run(inventory)));
+    match info.option("selftest") {
+        Some("iommu") => exit::with_status(u8::from(!iommu::selftest::run(inventory))),
+        Some("stray") => match iommu::stray::run(inventory) {
+            Ok(words) => {
+                console::print(format_args!("PASS stray: {words}\n"));
+                exit::with_status(0)
+            }
+            Err(words) => {
+                console::print(format_args!("FAIL stray: {words}\n"));
+                exit::with_status(1)
+            }
+        },
+        _ => {}
     }
     selftest::run(&info);
     exit::with_status(0)

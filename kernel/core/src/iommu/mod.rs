@@ -1,6 +1,7 @@
 //! From firmware tables to units that translate, every stream blocked (DESIGN section 6).
 
 pub mod selftest;
+pub mod stray;
 
 use crate::events::{self, Value};
 use crate::pci::Resolver;
@@ -13,7 +14,7 @@ use alloc::vec::Vec;
 use boot::BootInfo;
 use fw_tables::{EcamWindow, Topology, UnitKind};
 use iommu_api::{IommuUnit, ReservedRegion};
-use iommu_types::{DirtyRule, StreamId, TableKind, UnitId};
+use iommu_types::{DirtyRule, Fault, StreamId, TableKind, UnitId};
 use pci::Tree;
 use vtd::{BringUpReport, UnitConfig};
 
@@ -154,23 +155,26 @@ pub fn unit_for(up: &[Up], id: Option<UnitId>) -> Option<Arc<dyn IommuUnit>> {
     up.iter().find(|u| u.unit.id() == id).map(|u| u.unit.clone())
 }
 
-/// Prints and counts every fault the units recorded.
+/// Prints every fault the units recorded since the last call.
 pub fn drain_faults(up: &[Up]) {
     for Up { unit, .. } in up {
-        unit.drain_faults(&mut |fault| {
-            log::warn!("{}: {fault}", unit.name());
-            events::send(
-                "fault",
-                &[
-                    ("unit", Value::Text(unit.name())),
-                    ("device", Value::Text(&fault.stream.to_string())),
-                    ("address", Value::Text(&format!("{:#x}", fault.iova.0))),
-                    ("write", Value::Bool(fault.access.contains(iommu_types::Access::WRITE))),
-                    ("reason", Value::Text(fault.words)),
-                ],
-            );
-        });
+        unit.drain_faults(&mut |fault| announce_fault(unit.name(), &fault));
     }
+}
+
+/// One refused request: a log line for people, an event for the host.
+pub fn announce_fault(unit: &str, fault: &Fault) {
+    log::warn!("{fault}");
+    events::send(
+        "fault",
+        &[
+            ("unit", Value::Text(unit)),
+            ("device", Value::Text(&fault.stream.to_string())),
+            ("address", Value::Text(&format!("{:#x}", fault.iova.0))),
+            ("write", Value::Bool(fault.access.contains(iommu_types::Access::WRITE))),
+            ("reason", Value::Text(fault.words)),
+        ],
+    );
 }
 
 /// The MCFG windows; empty, with a line in the log, where there is no usable table.

@@ -15,6 +15,9 @@ const PAGES: u64 = 16;
 const PAGE: u64 = 4096;
 const AT: u64 = 0x4000_0000;
 
+/// What was shown, or why not.
+pub type Verdict = Result<String, String>;
+
 /// Tests every unit. True if all passed and there was one.
 pub fn run(inventory: &Inventory) -> bool {
     let mut all = !inventory.units.is_empty();
@@ -47,7 +50,7 @@ fn say(what: &str) -> impl Fn(Error) -> String + '_ {
     move |e| format!("{what}: {e}")
 }
 
-fn unit(up: &Up, inventory: &Inventory) -> Result<String, String> {
+fn unit(up: &Up, inventory: &Inventory) -> Verdict {
     let tracks = up.unit.features().dirty != DirtyRule::None;
     let spec = DomainSpec { dirty_tracking: tracks, ..DomainSpec::default() };
     let domain = up.unit.make_domain(spec).map_err(say("make a domain"))?;
