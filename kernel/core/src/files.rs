@@ -1,0 +1,62 @@
+//! The names programs see: the initial archive, and the device nodes every program expects.
+
+use crate::machine::X86;
+use crate::{memory, symbols};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use log::{error, info};
+use mm::ShmemStores;
+use task::Machine;
+use vfs::{Console, Full, Node, NodeBody, Null, Random, Tree, Viewer, Zero, cpio};
+
+/// Builds the tree over the archive's bytes.
+pub fn tree(archive: &'static [u8], machine: X86, console: &Arc<Console>) -> Arc<Tree> {
+    let tree = Tree::new(Arc::new(ShmemStores(memory::shared())), Box::new(move || machine.realtime()));
+    if archive.is_empty() {
+        log::warn!("initrd: none");
+    } else {
+        match cpio::unpack(archive, &tree) {
+            Ok(count) => info!("initrd: {count} files, {} KiB", archive.len() >> 10),
+            Err(e) => error!("initrd: {} at byte {:#x}", e.reason, e.offset),
+        }
+    }
+    let fill = Arc::new(move |to: &mut [u8]| machine.random(to));
+    let nodes: [(&str, Arc<Node>); 10] = [
+        ("/dev/null", Node::shared(Arc::new(Null))),
+        ("/dev/zero", Node::shared(Arc::new(Zero))),
+        ("/dev/full", Node::shared(Arc::new(Full))),
+        ("/dev/random", Node::shared(Arc::new(Random(fill.clone())))),
+        ("/dev/urandom", Node::shared(Arc::new(Random(fill)))),
+        ("/dev/console", Node::shared(console.clone())),
+        ("/dev/tty", Node::shared(console.clone())),
+        ("/tmp", Node::directory(0o1777)),
+        ("/root", Node::directory(0o700)),
+        ("/run", Node::directory(0o755)),
+    ];
+    for (path, node) in nodes {
+        if let Err(e) = tree.install(path, node) {
+            error!("{path}: {e:?}");
+        }
+    }
+    if let Some(map) = read(&tree, b"/kernel.map") {
+        symbols::set(map.leak());
+    }
+    Arc::new(tree)
+}
+
+/// A file of the archive, whole.
+fn read(tree: &Tree, path: &[u8]) -> Option<Vec<u8>> {
+    let place = tree.resolve(&tree.root(), path, Viewer::default(), true).ok()?;
+    let NodeBody::Regular(store) = place.node().body() else { return None };
+    let store = store.lock();
+    let mut bytes = alloc::vec![0; usize::try_from(store.size()).ok()?];
+    let mut at = 0;
+    while at < bytes.len() {
+        match store.read_at(at as u64, &mut bytes[at..]) {
+            Ok(count) if count > 0 => at += count,
+            _ => return None,
+        }
+    }
+    Some(bytes)
+}
