@@ -16,5 +16,5 @@ mod world;
 pub use machine::{Machine, Memory, Registers, VirtualClock};
 pub use oracle::{Extent, Space};
 pub use random::{Plan, run_random};
-pub use setup::{Setup, dirty_setups, setups};
-pub use world::{Broken, DomainId, World, dev};
+pub use setup::{Setup, dirty_setups, setups, single_setups};
+pub use world::{Broken, DomainId, Who, World, dev};

@@ -106,16 +106,16 @@ impl Mmio for Registers {
     }
 }
 
-/// Virtual time: waiting moves the model.
+/// Virtual time: waiting moves the models.
 pub struct VirtualClock {
-    machine: Arc<Machine>,
+    machines: Vec<Arc<Machine>>,
     now: AtomicU64,
 }
 
 impl VirtualClock {
     /// Starts at zero.
-    pub fn new(machine: Arc<Machine>) -> Arc<Self> {
-        Arc::new(Self { machine, now: AtomicU64::new(0) })
+    pub fn new(machines: Vec<Arc<Machine>>) -> Arc<Self> {
+        Arc::new(Self { machines, now: AtomicU64::new(0) })
     }
 }
 
@@ -125,7 +125,9 @@ impl Clock for VirtualClock {
     }
     fn relax(&self) {
         self.now.fetch_add(STEP_NS, Ordering::Relaxed);
-        self.machine.model.tick();
-        self.machine.look();
+        for machine in &self.machines {
+            machine.model.tick();
+            machine.look();
+        }
     }
 }

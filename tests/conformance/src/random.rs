@@ -1,7 +1,7 @@
 //! Random operations against the oracle. Each failure names the seed.
 
 use crate::setup::Setup;
-use crate::world::{Broken, DomainId, World, dev};
+use crate::world::{Broken, DomainId, Who, World, dev};
 use iommu_api::ReadDirty;
 use iommu_types::{Access, Error, IovaRange, Resource};
 use soft_iommu::Rng;
@@ -35,6 +35,7 @@ struct Run {
     plan: Plan,
     /// Where maps go: around table borders of every level.
     bases: Vec<u64>,
+    requesters: Vec<Who>,
     /// Places unmapped a short while ago.
     ghosts: Vec<u64>,
     large: Vec<u64>,
@@ -47,8 +48,12 @@ struct Run {
 pub fn run_random(setup: &Setup, seed: u64, plan: Plan) -> Result<(), Broken> {
     let told = |e: Broken| format!("seed {seed}: {e}");
     let mut world = World::new(setup).map_err(told)?;
-    let streams: Vec<_> = (1..=plan.streams).map(dev).collect();
-    world.warm_up(&streams).map_err(told)?;
+    let mut requesters: Vec<Who> = (1..=plan.streams).map(|n| dev(n).into()).collect();
+    if setup.pasids() {
+        // Same and different pages of the PASID table, on one device and on two.
+        requesters.extend([(dev(1), 1).into(), (dev(1), 70).into(), (dev(2), 1).into(), Who::from((dev(2), 4095))]);
+    }
+    world.warm_up(&requesters).map_err(told)?;
     let id = world.made(plan.tracking).map_err(told)?;
     let info = world.handle(id).info();
     let top = info.aperture.last();
@@ -58,7 +63,7 @@ pub fn run_random(setup: &Setup, seed: u64, plan: Plan) -> Result<(), Broken> {
     }
     bases.push((top + 1).saturating_sub(0x80_0000) & !0x1f_ffff);
     let large = [1 << 21, 1 << 30].into_iter().filter(|&s| info.page_sizes.has(s)).collect();
-    let mut run = Run { world, rng: Rng::new(seed), plan, bases, ghosts: Vec::new(), large };
+    let mut run = Run { world, rng: Rng::new(seed), plan, bases, requesters, ghosts: Vec::new(), large };
     for _ in 0..plan.ops {
         run.step().map_err(told)?;
     }
@@ -71,8 +76,8 @@ impl Run {
         list[self.rng.below(list.len() as u64) as usize]
     }
 
-    fn pick_stream(&mut self) -> iommu_types::StreamId {
-        dev(1 + self.rng.below(u64::from(self.plan.streams)) as u8)
+    fn pick_stream(&mut self) -> Who {
+        self.requesters[self.rng.below(self.requesters.len() as u64) as usize]
     }
 
     fn pick_iova(&mut self) -> u64 {
@@ -121,7 +126,7 @@ impl Run {
         if self.rng.one_in(16) {
             iova = iova.wrapping_add(PAGE);
         }
-        if iova & !0xf_ffff == 0xfee0_0000 {
+        if iova & !0xf_ffff == 0xfee0_0000 && stream.pasid.is_none() {
             return Ok(());
         }
         self.world.dma(stream, iova, write).map(|_| ())
@@ -253,9 +258,9 @@ impl Run {
             };
         }
         let id = self.pick_domain();
-        for n in 1..=self.plan.streams {
-            if self.world.attached(dev(n)) == Some(id) {
-                self.world.block(dev(n))?;
+        for who in self.requesters.clone() {
+            if self.world.attached(who) == Some(id) {
+                self.world.block(who)?;
             }
         }
         self.world.destroy(id)

@@ -20,6 +20,8 @@ pub struct Setup {
     pub stale: bool,
     /// Writes can be tracked.
     pub tracks: bool,
+    /// Units (1 or 2), alike; see [`Setup::second`].
+    pub units: usize,
     /// Red twin: descriptors of these types are ignored (bit n: type n).
     pub swallow: u16,
     /// Red twin: publishing has no effect.
@@ -37,6 +39,7 @@ impl Setup {
             quirks_off: Vec::new(),
             stale: !caps.coherent || caps.rwbf || (caps.scalable && !caps.smpwc),
             tracks: caps.smpwc && (caps.ssads || caps.first_stage),
+            units: 1,
             swallow: 0,
             swallow_publish: false,
         }
@@ -45,6 +48,15 @@ impl Setup {
     pub fn policy(mut self, policy: Policy) -> Self {
         self.config.policy = policy;
         self
+    }
+    /// The same with two units: devices with an odd number are behind the second.
+    pub fn second(mut self) -> Self {
+        self.units = 2;
+        self
+    }
+    /// PASIDs can be attached.
+    pub fn pasids(&self) -> bool {
+        self.config.caps.scalable && self.config.caps.pasid_bits > 0
     }
     /// QEMU 10.0 with first-stage tables and all it does differently.
     pub fn qemu_fs() -> Self {
@@ -89,7 +101,15 @@ pub fn setups() -> Vec<Setup> {
         both,
         both_fs,
         Setup::qemu_fs(),
+        Setup::new("legacy4-two-units", legacy).second(),
+        Setup::new("sm-ss-two-units", ss).second(),
+        Setup::new("sm-fs-two-units-cm", Caps { caching_mode: true, ..fs }).second(),
     ]
+}
+
+/// Those with one unit: the stories that break a unit on purpose look at the first.
+pub fn single_setups() -> Vec<Setup> {
+    setups().into_iter().filter(|s| s.units == 1).collect()
 }
 
 /// Those that can track writes.

@@ -4,7 +4,7 @@ use crate::machine::{Machine, Memory, Registers, VirtualClock};
 use crate::oracle::{Extent, Space};
 use crate::setup::Setup;
 use iommu_api::{Domain, DomainSpec, IommuUnit, ReadDirty, SinkFull};
-use iommu_types::{Access, Error, Fault, Iova, IovaRange, Phys, PhysRun, StreamId, UnitId};
+use iommu_types::{Access, Error, Fault, Iova, IovaRange, Pasid, Phys, PhysRun, StreamId, UnitId};
 use soft_iommu::vtd::{Policy, Refused, Vtd};
 use soft_iommu::{Arena, DmaWrite, Use};
 use std::collections::BTreeMap;
@@ -31,6 +31,27 @@ pub fn dev(n: u8) -> StreamId {
     StreamId::pci(0, 0, n, 0)
 }
 
+/// A requester, with or without a PASID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Who {
+    /// The device.
+    pub stream: StreamId,
+    /// Its PASID.
+    pub pasid: Option<Pasid>,
+}
+
+impl From<StreamId> for Who {
+    fn from(stream: StreamId) -> Self {
+        Self { stream, pasid: None }
+    }
+}
+
+impl From<(StreamId, u32)> for Who {
+    fn from((stream, pasid): (StreamId, u32)) -> Self {
+        Self { stream, pasid: Some(Pasid(pasid)) }
+    }
+}
+
 struct Place {
     handle: Arc<dyn Domain>,
     space: Space,
@@ -40,15 +61,16 @@ struct Place {
 pub struct World {
     /// Its setup.
     pub setup: Setup,
-    /// Memory and unit.
+    /// Memory and first unit.
     pub machine: Arc<Machine>,
-    /// The driver.
+    /// The driver of the first unit.
     pub unit: Arc<dyn IommuUnit>,
-    /// What bring-up said.
+    second: Option<(Arc<Machine>, Arc<dyn IommuUnit>)>,
+    /// What bring-up of the first unit said.
     pub report: BringUpReport,
     places: Vec<Option<Place>>,
-    streams: BTreeMap<StreamId, DomainId>,
-    known: Vec<StreamId>,
+    streams: BTreeMap<Who, DomainId>,
+    known: Vec<Who>,
     baseline: usize,
     story: Vec<String>,
     next_beyond: u64,
@@ -71,10 +93,19 @@ impl World {
     pub fn with(setup: &Setup, prepare: impl FnOnce(&Machine, &mut UnitConfig)) -> Result<Self, Broken> {
         let (machine, outcome) = Self::try_bring_up(setup, prepare);
         let (unit, report) = outcome.map_err(|e| format!("{}: bring-up: {e}", setup.name))?;
+        let second = match setup.units {
+            2 => {
+                let (machine, outcome) = Self::one_more(setup, machine.arena.clone(), |_, _| {}, UnitId(1));
+                let (unit, _) = outcome.map_err(|e| format!("{}: bring-up of the second: {e}", setup.name))?;
+                Some((machine, unit))
+            }
+            _ => None,
+        };
         let world = Self {
             setup: setup.clone(),
             machine,
             unit,
+            second,
             report,
             places: Vec::new(),
             streams: BTreeMap::new(),
@@ -89,7 +120,9 @@ impl World {
             return Err(world.broken("translation is off after bring-up"));
         }
         // Red twins begin here: a machine broken from the start would already show in bring-up.
-        world.machine.model.inject(|i| i.swallow = setup.swallow);
+        for machine in world.machines() {
+            machine.model.inject(|i| i.swallow = setup.swallow);
+        }
         world.machine.arena.swallow_publish(setup.swallow_publish);
         Ok(world)
     }
@@ -101,11 +134,21 @@ impl World {
         prepare: impl FnOnce(&Machine, &mut UnitConfig),
     ) -> (Arc<Machine>, Result<(Arc<dyn IommuUnit>, BringUpReport), Error>) {
         let mib = 64;
-        let arena = Arc::new(if setup.stale { Arena::with_stale_view(MEMORY, mib) } else { Arena::new(MEMORY, mib) });
+        let arena = if setup.stale { Arena::with_stale_view(MEMORY, mib) } else { Arena::new(MEMORY, mib) };
+        Self::one_more(setup, Arc::new(arena), prepare, UnitId(0))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn one_more(
+        setup: &Setup,
+        arena: Arc<Arena>,
+        prepare: impl FnOnce(&Machine, &mut UnitConfig),
+        id: UnitId,
+    ) -> (Arc<Machine>, Result<(Arc<dyn IommuUnit>, BringUpReport), Error>) {
         let model = Arc::new(Vtd::new(arena.clone(), setup.config));
         let sampling = matches!(setup.config.policy, Policy::Adversarial(_));
         let machine = Machine::new(arena, model, sampling);
-        let mut config = UnitConfig::new(UnitId(0), "vtd0");
+        let mut config = UnitConfig::new(id, if id.0 == 0 { "vtd0" } else { "vtd1" });
         config.oem_id = setup.oem;
         config.phys_bits = setup.config.caps.haw;
         config.table = setup.table;
@@ -113,7 +156,7 @@ impl World {
         config.budgets.command_ns = 20_000;
         config.budgets.invalidate_ns = 40_000;
         prepare(&machine, &mut config);
-        let clock = VirtualClock::new(machine.clone());
+        let clock = VirtualClock::new(vec![machine.clone()]);
         machine.model.begin_op();
         let made = Unit::bring_up(config, Registers(machine.clone()), Arc::new(Memory(machine.clone())), clock);
         machine.model.end_op();
@@ -148,6 +191,18 @@ impl World {
         Err(self.broken(format!("{} rules broken, the first: {}", self.machine.arena.violation_count(), list[0])))
     }
 
+    fn machines(&self) -> Vec<&Arc<Machine>> {
+        std::iter::once(&self.machine).chain(self.second.as_ref().map(|s| &s.0)).collect()
+    }
+
+    /// The machine and the driver that serve a device.
+    fn side(&self, stream: StreamId) -> (Arc<Machine>, Arc<dyn IommuUnit>) {
+        match &self.second {
+            Some((machine, unit)) if stream.id >> 3 & 1 != 0 => (machine.clone(), unit.clone()),
+            _ => (self.machine.clone(), self.unit.clone()),
+        }
+    }
+
     /// The model.
     pub fn model(&self) -> &Vtd {
         &self.machine.model
@@ -173,20 +228,20 @@ impl World {
     }
 
     /// The domain a stream is attached to.
-    pub fn attached(&self, stream: StreamId) -> Option<DomainId> {
-        self.streams.get(&stream).copied()
+    pub fn attached(&self, who: impl Into<Who>) -> Option<DomainId> {
+        self.streams.get(&who.into()).copied()
     }
 
     /// Attaches and blocks each stream once, so that its tables exist; what is held then is the baseline for leaks.
     ///
     /// # Errors
     /// The story.
-    pub fn warm_up(&mut self, streams: &[StreamId]) -> Result<(), Broken> {
-        self.known = streams.to_vec();
+    pub fn warm_up<W: Into<Who> + Copy>(&mut self, streams: &[W]) -> Result<(), Broken> {
+        self.known = streams.iter().map(|w| (*w).into()).collect();
         let id = self.make(DomainSpec::default()).map_err(|e| self.broken(format!("make_domain: {e}")))?;
-        for &stream in streams {
-            self.attach(stream, id)?;
-            self.block(stream)?;
+        for who in self.known.clone() {
+            self.attach(who, id)?;
+            self.block(who)?;
         }
         self.destroy(id)?;
         self.baseline = self.machine.arena.live_tables();
@@ -236,8 +291,8 @@ impl World {
     ///
     /// # Errors
     /// The story, if the driver refuses or breaks a rule.
-    pub fn attach(&mut self, stream: StreamId, id: DomainId) -> Result<(), Broken> {
-        match self.try_attach(stream, id)? {
+    pub fn attach(&mut self, who: impl Into<Who>, id: DomainId) -> Result<(), Broken> {
+        match self.try_attach(who, id)? {
             Ok(()) => Ok(()),
             Err(e) => Err(self.broken(format!("attach: {e}"))),
         }
@@ -247,14 +302,16 @@ impl World {
     ///
     /// # Errors
     /// The story, if a rule is broken.
-    pub fn try_attach(&mut self, stream: StreamId, id: DomainId) -> Result<Result<(), Error>, Broken> {
-        self.tell(format!("attach {stream} to {id}"));
+    pub fn try_attach(&mut self, who: impl Into<Who>, id: DomainId) -> Result<Result<(), Error>, Broken> {
+        let who = who.into();
+        self.tell(format!("attach {who:?} to {id}"));
         let handle = self.handle(id);
-        self.machine.model.begin_op();
-        let done = self.unit.attach(stream, None, &handle);
-        self.machine.model.end_op();
+        let (machine, unit) = self.side(who.stream);
+        machine.model.begin_op();
+        let done = unit.attach(who.stream, who.pasid, &handle);
+        machine.model.end_op();
         if done.is_ok() {
-            self.streams.insert(stream, id);
+            self.streams.insert(who, id);
         }
         self.settle()?;
         Ok(done)
@@ -264,13 +321,15 @@ impl World {
     ///
     /// # Errors
     /// The story.
-    pub fn block(&mut self, stream: StreamId) -> Result<(), Broken> {
-        self.tell(format!("block {stream}"));
-        self.machine.model.begin_op();
-        let done = self.unit.block(stream, None);
-        self.machine.model.end_op();
+    pub fn block(&mut self, who: impl Into<Who>) -> Result<(), Broken> {
+        let who = who.into();
+        self.tell(format!("block {who:?}"));
+        let (machine, unit) = self.side(who.stream);
+        machine.model.begin_op();
+        let done = unit.block(who.stream, who.pasid);
+        machine.model.end_op();
         done.map_err(|e| self.broken(format!("block: {e}")))?;
-        self.streams.remove(&stream);
+        self.streams.remove(&who);
         self.settle()
     }
 
@@ -418,14 +477,15 @@ impl World {
     ///
     /// # Errors
     /// The story.
-    pub fn dma(&mut self, stream: StreamId, iova: u64, write: bool) -> Result<bool, Broken> {
-        let iova = iova & !7;
-        let want = self.attached(stream).and_then(|id| self.place(id).space.target(iova, write));
-        self.tell(format!("dma {} {stream} {iova:#x}", if write { "write" } else { "read" }));
+    pub fn dma(&mut self, who: impl Into<Who>, iova: u64, write: bool) -> Result<bool, Broken> {
+        let (who, iova) = (who.into(), iova & !7);
+        let (machine, _) = self.side(who.stream);
+        let want = self.attached(who).and_then(|id| self.place(id).space.target(iova, write));
+        self.tell(format!("dma {} {who:?} {iova:#x}", if write { "write" } else { "read" }));
         let got = if write {
-            self.machine.model.dma_write(stream, None, iova, &iova.to_le_bytes())
+            machine.model.dma_write(who.stream, who.pasid, iova, &iova.to_le_bytes())
         } else {
-            self.machine.model.dma_read(stream, None, iova, &mut [0; 8])
+            machine.model.dma_read(who.stream, who.pasid, iova, &mut [0; 8])
         };
         let landed = self.collect();
         match (want, got) {
@@ -446,25 +506,30 @@ impl World {
     ///
     /// # Errors
     /// The story, if it is refused.
-    pub fn begin_dma(&mut self, stream: StreamId, iova: u64) -> Result<(), Broken> {
-        self.tell(format!("dma begins {stream} {iova:#x}"));
-        self.machine
+    pub fn begin_dma(&mut self, who: impl Into<Who>, iova: u64) -> Result<(), Broken> {
+        let who = who.into();
+        self.tell(format!("dma begins {who:?} {iova:#x}"));
+        let (machine, _) = self.side(who.stream);
+        machine
             .model
-            .begin_dma(stream, None, iova, &[0xdd; 8])
+            .begin_dma(who.stream, who.pasid, iova, &[0xdd; 8])
             .map_err(|e| self.broken(format!("in-flight write refused: {e:?}")))
     }
 
     /// Lets writes on their way land.
     pub fn land(&mut self) {
-        self.machine.model.land();
+        for machine in self.machines() {
+            machine.model.land();
+        }
         self.collect();
     }
 
     /// Takes the ghost's writes into the oracle.
     fn collect(&mut self) -> Vec<DmaWrite> {
-        let writes = self.machine.model.take_writes();
+        let writes: Vec<DmaWrite> = self.machines().iter().flat_map(|m| m.model.take_writes()).collect();
         for write in &writes {
-            if let Some(&id) = self.streams.get(&write.stream)
+            let who = Who { stream: write.stream, pasid: write.pasid };
+            if let Some(&id) = self.streams.get(&who)
                 && let Some(place) = self.places[id].as_mut()
                 && place.space.find(write.iova).is_some()
             {
@@ -556,6 +621,9 @@ impl World {
     pub fn faults(&self) -> Vec<Fault> {
         let mut list = Vec::new();
         self.unit.drain_faults(&mut |fault| list.push(fault));
+        if let Some((_, unit)) = &self.second {
+            unit.drain_faults(&mut |fault| list.push(fault));
+        }
         list
     }
 
@@ -564,15 +632,15 @@ impl World {
     /// # Errors
     /// The story: a leak, or anything on the way.
     pub fn finish(mut self) -> Result<(), Broken> {
-        for stream in self.streams.keys().copied().collect::<Vec<_>>() {
-            self.block(stream)?;
+        for who in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.block(who)?;
         }
         for id in self.domains() {
             self.destroy(id)?;
         }
-        for stream in self.known.clone() {
+        for who in self.known.clone() {
             for iova in [0, 0x1000, 0x10_0000] {
-                self.dma(stream, iova, true)?;
+                self.dma(who, iova, true)?;
             }
         }
         let left = self.machine.arena.live_tables();

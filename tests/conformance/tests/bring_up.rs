@@ -2,7 +2,7 @@
 mod common;
 
 use common::*;
-use conformance::{Machine, Setup, World, dev, setups};
+use conformance::{Machine, Setup, World, dev, single_setups};
 use iommu_api::ReservedRegion;
 use iommu_types::{Phys, PhysRange};
 use soft_iommu::Use;
@@ -10,7 +10,7 @@ use soft_iommu::vtd::{Caps, Policy};
 
 #[test]
 fn a_fresh_unit_comes_up_blocked_on_every_machine() {
-    for setup in setups() {
+    for setup in single_setups() {
         for policy in policies() {
             let mut w = World::new(&setup.clone().policy(policy)).unwrap_or_else(|e| panic!("{e}"));
             for n in 0..32 {
@@ -44,7 +44,7 @@ fn firmware_tables(machine: &Machine, aw: u64) -> (u64, u64) {
 
 #[test]
 fn translation_left_on_by_firmware_is_never_an_open_window() {
-    for setup in setups().into_iter().filter(|s| !s.config.caps.scalable) {
+    for setup in single_setups().into_iter().filter(|s| !s.config.caps.scalable) {
         for policy in policies().into_iter().chain((100..120).map(Policy::Adversarial)) {
             let aw = if setup.config.caps.mgaw == 39 { 1 } else { 2 };
             let mut page = 0;
@@ -69,7 +69,7 @@ fn translation_left_on_by_firmware_is_never_an_open_window() {
 #[test]
 fn legacy_tables_of_firmware_are_left_behind_on_scalable_units() {
     let (mut kept, mut changed, mut refused) = (0, 0, 0);
-    for setup in setups().into_iter().filter(|s| s.config.caps.scalable) {
+    for setup in single_setups().into_iter().filter(|s| s.config.caps.scalable) {
         for (abort_mode, policy) in [(false, Policy::KeepAll), (true, Policy::KeepAll), (true, Policy::Adversarial(3))]
         {
             let mut setup = setup.clone().policy(policy);
@@ -116,7 +116,7 @@ fn empty_root(machine: &Machine, setup: &Setup) -> u64 {
 
 #[test]
 fn a_queue_left_on_by_firmware_is_taken_over() {
-    for setup in setups().into_iter().filter(|s| s.config.caps.qi) {
+    for setup in single_setups().into_iter().filter(|s| s.config.caps.qi) {
         for translating in [false, true] {
             let mut w = World::with(&setup, |machine, _| {
                 let root = empty_root(machine, &setup);
@@ -133,7 +133,7 @@ fn a_queue_left_on_by_firmware_is_taken_over() {
 
 #[test]
 fn protected_regions_left_on_by_firmware_are_taken_off_last() {
-    for setup in setups().into_iter().filter(|s| s.config.caps.protected_memory) {
+    for setup in single_setups().into_iter().filter(|s| s.config.caps.protected_memory) {
         for policy in policies() {
             let all = ([0, 0xffff_ffff], [0x1_0000_0000, (1 << setup.config.caps.haw) - 1]);
             let w = World::with(&setup.clone().policy(policy), |machine, _| {
@@ -153,7 +153,7 @@ fn protected_regions_left_on_by_firmware_are_taken_off_last() {
 
 #[test]
 fn pending_faults_of_the_firmware_are_cleared() {
-    for setup in setups() {
+    for setup in single_setups() {
         let w = World::with(&setup, |machine, _| {
             machine.model.firmware_left(empty_root(machine, &setup), true, None);
             for n in 0..3 {
@@ -168,7 +168,7 @@ fn pending_faults_of_the_firmware_are_cleared() {
 
 #[test]
 fn reserved_memory_is_reached_by_its_devices_only() {
-    for setup in setups() {
+    for setup in single_setups() {
         for policy in policies() {
             let setup = setup.clone().policy(policy);
             // Few ids are taken by reserved memory too.

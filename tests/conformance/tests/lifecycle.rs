@@ -409,3 +409,84 @@ fn many_streams_on_many_buses() {
         Ok(())
     });
 }
+
+#[test]
+fn pasids_of_one_device_lead_to_different_domains() {
+    let list = setups().into_iter().filter(Setup::pasids).collect();
+    each(list, |w| {
+        let (a, b) = (w.made(false)?, w.made(false)?);
+        w.map_new(a, 0x1000, 1, RW)?;
+        w.map_new(b, 0x1000, 1, RW)?;
+        w.map_new(b, 0x2000, 1, RW)?;
+        // Around the borders of the PASID table (64) and of the directory page (32768).
+        for pasid in [1, 63, 64, 4095, 32767] {
+            w.dma((dev(1), pasid), 0x1000, true)?;
+            w.attach((dev(1), pasid), a)?;
+            w.attach(dev(1), b)?;
+            for page in [0x1000, 0x2000] {
+                w.dma(dev(1), page, true)?;
+                w.dma((dev(1), pasid), page, true)?;
+                w.dma((dev(2), pasid), page, true)?;
+            }
+            w.attach((dev(1), pasid), b)?;
+            w.dma((dev(1), pasid), 0x2000, true)?;
+            w.block(dev(1))?;
+            w.dma((dev(1), pasid), 0x1000, true)?;
+            w.dma(dev(1), 0x1000, true)?;
+            w.unmap(b, pages(0x2000, 1))?;
+            w.dma((dev(1), pasid), 0x2000, true)?;
+            w.block((dev(1), pasid))?;
+            w.dma((dev(1), pasid), 0x1000, true)?;
+            w.map_new(b, 0x2000, 1, RW)?;
+        }
+        w.rebase();
+        Ok(())
+    });
+}
+
+#[test]
+fn pasids_that_cannot_be_are_refused() {
+    each(setups(), |w| {
+        let id = w.made(false)?;
+        for pasid in [0, 1, 32768, 1 << 20, u32::MAX] {
+            let fine = pasid == 1 && w.setup.pasids();
+            let answer = w.try_attach((dev(1), pasid), id)?;
+            check(w, answer.is_ok() == fine, &format!("pasid {pasid}: {answer:?}"))?;
+            if fine {
+                w.block((dev(1), pasid))?;
+            } else {
+                let fits = matches!(answer, Err(Error::Unsupported(_) | Error::Invalid(_) | Error::Range(_)));
+                check(w, fits, &format!("pasid {pasid}: {answer:?}"))?;
+            }
+        }
+        let far = iommu_types::StreamId::pci(1, 0, 1, 0);
+        let answer = w.try_attach(far, id)?;
+        check(w, matches!(answer, Err(Error::Invalid(_))), &format!("another segment: {answer:?}"))?;
+        w.rebase();
+        Ok(())
+    });
+}
+
+#[test]
+fn coherency_can_be_enforced_where_the_unit_can() {
+    each(setups(), |w| {
+        let (a, b) = (w.made(false)?, w.made(false)?);
+        w.map_new(a, 0x1000, 2, RW)?;
+        w.attach(dev(1), a)?;
+        w.dma(dev(1), 0x1000, true)?;
+        let answer = w.handle(a).enforce_coherency();
+        if w.setup.config.caps.snoop_control {
+            check(w, answer.is_ok(), &format!("{answer:?}"))?;
+        } else {
+            check(w, matches!(answer, Err(Error::Unsupported(why)) if why.contains("SC")), &format!("{answer:?}"))?;
+        }
+        // Whatever it answers, what was mapped stays mapped and what comes is mapped the same way.
+        w.dma(dev(1), 0x1000, true)?;
+        w.map_new(a, 0x8000, 1, RW)?;
+        w.dma(dev(1), 0x8000, true)?;
+        w.attach(dev(2), a)?;
+        w.dma(dev(2), 0x2000, true)?;
+        w.attach(dev(2), b)?;
+        w.dma(dev(2), 0x2000, true).map(|_| ())
+    });
+}
