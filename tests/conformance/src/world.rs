@@ -203,6 +203,16 @@ impl World {
         }
     }
 
+    /// The driver that serves a device.
+    pub fn unit_of(&self, stream: StreamId) -> Arc<dyn IommuUnit> {
+        self.side(stream).1
+    }
+
+    /// The model that serves a device.
+    pub fn model_of(&self, stream: StreamId) -> Arc<Vtd> {
+        self.side(stream).0.model.clone()
+    }
+
     /// The model.
     pub fn model(&self) -> &Vtd {
         &self.machine.model
