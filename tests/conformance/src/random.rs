@@ -39,6 +39,8 @@ struct Run {
     /// Places unmapped a short while ago.
     ghosts: Vec<u64>,
     large: Vec<u64>,
+    /// Where devices were a short while ago: they come back.
+    hot: Vec<(Who, u64)>,
 }
 
 /// Runs `plan` on a new world.
@@ -63,7 +65,8 @@ pub fn run_random(setup: &Setup, seed: u64, plan: Plan) -> Result<(), Broken> {
     }
     bases.push((top + 1).saturating_sub(0x80_0000) & !0x1f_ffff);
     let large = [1 << 21, 1 << 30].into_iter().filter(|&s| info.page_sizes.has(s)).collect();
-    let mut run = Run { world, rng: Rng::new(seed), plan, bases, requesters, ghosts: Vec::new(), large };
+    let mut run =
+        Run { world, rng: Rng::new(seed), plan, bases, requesters, ghosts: Vec::new(), large, hot: Vec::new() };
     for _ in 0..plan.ops {
         run.step().map_err(told)?;
     }
@@ -106,6 +109,10 @@ impl Run {
     }
 
     fn access(&mut self) -> Result<(), Broken> {
+        if !self.hot.is_empty() && self.rng.one_in(3) {
+            let (who, iova) = self.hot[self.rng.below(self.hot.len() as u64) as usize];
+            return self.world.dma(who, iova, !self.rng.one_in(4)).map(|_| ());
+        }
         let stream = self.pick_stream();
         let write = self.rng.one_in(2);
         let known = self.world.attached(stream).map(|id| self.world.space(id));
@@ -129,7 +136,14 @@ impl Run {
         if iova & !0xf_ffff == 0xfee0_0000 && stream.pasid.is_none() {
             return Ok(());
         }
-        self.world.dma(stream, iova, write).map(|_| ())
+        if self.world.dma(stream, iova, write)? {
+            if self.hot.len() == 12 {
+                let oldest = self.rng.below(12) as usize;
+                self.hot.remove(oldest);
+            }
+            self.hot.push((stream, iova));
+        }
+        Ok(())
     }
 
     fn map(&mut self) -> Result<(), Broken> {
@@ -181,8 +195,9 @@ impl Run {
         if size * count + skew_iova > 1 << 32 {
             return Ok(());
         }
-        let length = if size == 1 << 30 && skew_pa != skew_iova { 64 * PAGE } else { size * count };
-        let pa = self.world.beyond(length + PAGE, size) + skew_pa;
+        let odd = skew_pa != skew_iova;
+        let length = if size == 1 << 30 && odd { 64 * PAGE } else { size * count };
+        let pa = self.world.beyond(length + 4 * PAGE, size) + skew_pa;
         let max = if self.rng.one_in(4) && length <= 4 << 21 { PAGE } else { 1 << 30 };
         let aperture = self.world.handle(id).info().aperture;
         let Some(range) = IovaRange::sized(iova, length) else { return Ok(()) };
@@ -190,7 +205,14 @@ impl Run {
         if !aperture.contains(&range) || range.overlaps(&window) {
             return Ok(());
         }
-        match self.world.try_map(id, iova, &[(pa, length)], RW, max, false)? {
+        // In one run, in runs that touch, or with a page left out between two.
+        let cut = (1 + self.rng.below(length / PAGE - 1)) * PAGE;
+        let runs = match self.rng.below(3) {
+            0 => vec![(pa, cut), (pa + cut, length - cut)],
+            1 => vec![(pa, cut), (pa + cut + PAGE, length - cut)],
+            _ => vec![(pa, length)],
+        };
+        match self.world.try_map(id, iova, &runs, RW, max, false)? {
             Ok(()) | Err(Error::Exists) => Ok(()),
             Err(e) => Err(self.world.broken(format!("map: {e}"))),
         }

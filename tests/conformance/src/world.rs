@@ -288,9 +288,17 @@ impl World {
     /// # Errors
     /// The story.
     pub fn destroy(&mut self, id: DomainId) -> Result<(), Broken> {
-        let extents: Vec<(u64, Extent)> = self.place(id).space.extents().collect();
-        for (first, extent) in extents {
-            self.unmap(id, IovaRange::new(first, extent.last).expect("an extent"))?;
+        // Extents that touch may share a leaf.
+        let mut ranges: Vec<IovaRange> = Vec::new();
+        for (first, extent) in self.place(id).space.extents() {
+            let range = IovaRange::new(first, extent.last).expect("an extent");
+            match ranges.last_mut() {
+                Some(last) if last.last().checked_add(1) == Some(first) => *last = last.hull(&range),
+                _ => ranges.push(range),
+            }
+        }
+        for range in ranges {
+            self.unmap(id, range)?;
         }
         self.tell(format!("destroy {id}"));
         self.places[id] = None;

@@ -117,6 +117,57 @@ fn only_what_was_written_is_reported() {
 }
 
 #[test]
+fn every_page_of_a_report_is_flushed_whatever_lies_between() {
+    each(dirty_setups(), |w| {
+        let id = w.made(true)?;
+        w.attach(dev(1), id)?;
+        // Over the ends of tables of two levels.
+        let (first, count) = (0x4000_0000 - 40 * PAGE, 90);
+        w.map_new(id, first, count, RW)?;
+        w.track(id, true)?;
+        for step in [1, 3, 17, 41, 60] {
+            for _ in 0..2 {
+                for n in (0..count).step_by(step) {
+                    w.dma(dev(1), first + n * PAGE, true)?;
+                }
+                let pages = clear(w, id)?;
+                let want = (0..count).step_by(step).count();
+                check(w, pages.len() == want, &format!("step {step}: {} pages of {want}", pages.len()))?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_large_leaf_asked_for_in_part_keeps_the_rest() {
+    each(dirty_setups(), |w| {
+        let id = w.made(true)?;
+        w.attach(dev(1), id)?;
+        for size in [1u64 << 21, 1 << 30] {
+            if !w.handle(id).info().page_sizes.has(size) {
+                continue;
+            }
+            let iova = 2 * size;
+            let pa = w.beyond(size, size);
+            w.map(id, iova, &[(pa, size)], RW, size, false)?;
+            w.track(id, true)?;
+            for part in [pages(iova, 3), pages(iova + size - 5 * PAGE, 5), pages(iova + 8 * PAGE, 1)] {
+                w.dma(dev(1), iova + size / 2, true)?;
+                w.report(id, part, ReadDirty::Clear)?;
+                // Some word of the leaf's other part was written, and the oracle still waits for it.
+                let rest = w.report(id, pages(iova + size / 2, 1), ReadDirty::Keep)?;
+                check(w, rest.len() == 1, "the rest of the leaf was forgotten")?;
+                w.report(id, IovaRange::sized(iova, size).ok_or("")?, ReadDirty::Clear)?;
+            }
+            w.track(id, false)?;
+            w.unmap(id, IovaRange::sized(iova, size).ok_or("")?)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn attached_before_or_after_tracking_starts_nothing_is_lost() {
     each(dirty_setups(), |w| {
         let id = w.made(true)?;

@@ -137,6 +137,34 @@ fn a_table_of_small_pages_replaced_by_a_large_leaf_is_forgotten() {
 }
 
 #[test]
+fn a_large_leaf_is_used_only_where_memory_has_no_gap() {
+    each(setups(), |w| {
+        let id = w.made(false)?;
+        w.attach(dev(1), id)?;
+        let (size, half) = (1u64 << 21, 1u64 << 20);
+        let base = w.beyond(8 * size, 4 * size);
+        // Touching, with a gap, in the wrong order, and touching after a gap.
+        let lists = [
+            vec![(base, half), (base + half, half)],
+            vec![(base, half), (base + size, half)],
+            vec![(base + half, half), (base, half)],
+            vec![(base + 2 * size, half), (base + 3 * size, half), (base + 4 * size, size)],
+            vec![(base, PAGE), (base + 2 * PAGE, size)],
+        ];
+        for runs in lists {
+            let total: u64 = runs.iter().map(|r| r.1).sum();
+            w.map(id, 0x4000_0000, &runs, RW, 1 << 30, false)?;
+            for at in (0..total).step_by(1 << 18).chain([total - PAGE, half - PAGE, half]) {
+                w.dma(dev(1), 0x4000_0000 + at, true)?;
+            }
+            w.dma(dev(1), 0x4000_0000 + total, true)?;
+            w.unmap(id, IovaRange::sized(0x4000_0000, total).ok_or("")?)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_leaf_is_never_cut_in_two() {
     each(setups(), |w| {
         let id = w.made(false)?;
