@@ -31,7 +31,7 @@ pub(super) fn ensure_bare(ui: &Ui, dir: &Path, machine: &Machine) -> Result<Bare
         match shown(ui, "set-up: rustup target add", &add, RUSTUP_LIMIT) {
             Ok(()) if installed() => return Ok(BareStd::Installed),
             Ok(()) => ui.say("set-up: rustup is content, but this rustc does not have the target"),
-            Err(why) => ui.say(&format!("set-up: rustup could not: {}", last_line(&why.to_string()))),
+            Err(why) => ui.say(&format!("set-up: rustup could not: {}", reason(&why.to_string()))),
         }
     }
     ui.say(&format!("set-up: taking the source of core and alloc {rustc} from Debian's {RUST_SRC_SUITE}"));
@@ -68,6 +68,20 @@ fn source_beside(dir: &Path, rustc: Version) -> Option<PathBuf> {
     library.join("core/src/lib.rs").exists().then_some(library)
 }
 
-fn last_line(text: &str) -> &str {
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or(text)
+/// The line that says what went wrong; what follows may be a backtrace.
+fn reason(text: &str) -> &str {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines().find(|line| line.contains("error:")).or_else(|| lines().next_back()).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_error_not_its_backtrace() {
+        assert_eq!(reason("info: downloading\nerror: no route to host\n  15: <unknown>\n"), "error: no route to host");
+        assert_eq!(reason("one\ntwo\n\n"), "two");
+        assert_eq!(reason(""), "");
+    }
 }

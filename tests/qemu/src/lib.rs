@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 use qemu_run::guest::{self, Options, Ran};
 use qemu_run::image::{self, Image};
 use qemu_run::machine::{Machine, Profile};
+use qemu_run::migrate::{Job, Outcome};
 use qemu_run::qemu::{Exit, Qemu, Said};
+use qemu_run::report::Report;
 use qemu_run::run::Scratch;
 use qemu_run::setup::{self, Tools};
 use qemu_run::ui::Ui;
@@ -171,4 +173,14 @@ pub fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(20));
     }
     true
+}
+
+/// The main job.
+///
+/// # Errors
+/// See [`qemu_run::migrate::run`].
+pub fn migrate(profile: Profile, job: &Job) -> Result<(Outcome, Report)> {
+    let _slots = slots(2);
+    let (tools, image) = built();
+    qemu_run::migrate::run(&Ui::new(), tools, &Options::new(profile), image, job)
 }
