@@ -4,7 +4,6 @@ use crate::machine::{Cpu, X86};
 use crate::platform::user;
 use crate::{console, memory};
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch_x86_64::user::Trap;
@@ -12,9 +11,10 @@ use arch_x86_64::{apic, cpu, time, trap};
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
-use syscall::System;
+use syscall::{System, X86_64};
 use task::{Kernel, Parts, Status, Thread};
 use uapi::Errno;
+use uapi::linux::signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
 use vfs::Console;
 
 /// A thread runs at most this long before others and devices have their turn.
@@ -28,8 +28,9 @@ const IDLE_NS: u64 = 250_000;
 /// Arming the timer again is not worth it for less.
 const SLACK_NS: u64 = 20_000;
 
-/// Asked regularly: does what a device has to do, true if it did something.
-pub type Poller = Box<dyn FnMut() -> bool + Send>;
+/// Asked regularly: does what a device has to do; returns when it wants to be asked at the latest, in monotonic
+/// nanoseconds.
+pub type Poller = Box<dyn FnMut() -> Option<u64> + Send>;
 
 static POLLERS: Mutex<Vec<Poller>> = Mutex::new(Vec::new());
 
@@ -47,6 +48,8 @@ pub struct Runner {
     terminal: Arc<Console>,
     polled: AtomicU64,
     console_polled: AtomicU64,
+    /// When the first poller wants to be asked again; 0: none does.
+    wanted: AtomicU64,
     /// When the timer will fire; 0: not armed.
     armed: AtomicU64,
 }
@@ -64,9 +67,9 @@ impl Runner {
             tree,
             console: terminal.clone(),
         });
-        let system = System::new(kernel.clone());
+        let system = System::new(kernel.clone(), &X86_64);
         let zero = || AtomicU64::new(0);
-        Self { kernel, system, terminal, polled: zero(), console_polled: zero(), armed: zero() }
+        Self { kernel, system, terminal, polled: zero(), console_polled: zero(), wanted: zero(), armed: zero() }
     }
 
     /// Starts a program with the console as its standard files; returns its pid.
@@ -103,6 +106,7 @@ impl Runner {
         let Some(space) = thread.space() else { return self.kernel.end_thread(thread) };
         let begin = time::now_ns();
         self.arm(begin + SLICE_NS, begin);
+        self.system.starts();
         let trap = {
             let mut context = thread.context();
             let Some(cpu) = (&mut **context as &mut dyn Any).downcast_mut::<Cpu>() else {
@@ -113,7 +117,6 @@ impl Runner {
         if trap == Trap::Interrupt(trap::TIMER) {
             self.armed.store(0, Ordering::Relaxed);
         }
-        self.kernel.account(thread, time::now_ns() - begin);
         self.system.handle(thread, convert(trap));
     }
 
@@ -129,7 +132,9 @@ impl Runner {
 
     fn sleep(&self) {
         let now = time::now_ns();
-        self.arm(now + IDLE_NS, now);
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let until = if wanted == 0 { now + IDLE_NS } else { wanted.clamp(now, now + IDLE_NS) };
+        self.arm(until, now);
         cpu::idle();
         if trap::take_pending(trap::TIMER) {
             self.armed.store(0, Ordering::Relaxed);
@@ -142,9 +147,8 @@ impl Runner {
             return;
         }
         self.polled.store(now, Ordering::Relaxed);
-        for poller in POLLERS.lock().iter_mut() {
-            poller();
-        }
+        let wanted = POLLERS.lock().iter_mut().filter_map(|poller| poller()).min();
+        self.wanted.store(wanted.unwrap_or(0), Ordering::Relaxed);
         if now >= self.console_polled.load(Ordering::Relaxed) + CONSOLE_NS {
             self.console_polled.store(now, Ordering::Relaxed);
             if console::poll() && feed_terminal {
@@ -158,15 +162,19 @@ impl Runner {
 
 fn convert(trap: Trap) -> syscall::Trap {
     match trap {
-        Trap::Syscall => syscall::Trap::Syscall,
+        Trap::Syscall => syscall::Trap::Call,
         Trap::PageFault { addr, write, exec, present: _ } => syscall::Trap::PageFault { address: addr, write, exec },
-        Trap::Exception { vector, code } => syscall::Trap::Exception { vector, code },
+        Trap::Exception { vector, code: _ } => {
+            // As Linux maps them: divide and FP errors, breakpoints, bad opcodes, alignment, all else.
+            let signal = match vector {
+                0 | 16 | 19 => SIGFPE,
+                1 | 3 => SIGTRAP,
+                6 => SIGILL,
+                17 => SIGBUS,
+                _ => SIGSEGV,
+            };
+            syscall::Trap::Exception { signal, what: trap::exception_name(vector.into()) }
+        }
         Trap::Interrupt(_) => syscall::Trap::Interrupt,
     }
-}
-
-/// Arguments as text, for messages.
-pub fn shown(argv: &[Vec<u8>]) -> String {
-    let words: Vec<_> = argv.iter().map(|word| String::from_utf8_lossy(word)).collect();
-    words.join(" ")
 }
