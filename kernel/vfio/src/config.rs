@@ -78,10 +78,12 @@ fn extended_length(id: u16) -> Option<u16> {
     }
 }
 
-/// Points each visible capability at the next visible one.
-fn chain(all: &mut [Capability]) {
+/// Points each visible capability at the next visible one, and ends it where another one (hidden or not) starts.
+fn chain(all: &mut [Capability], starts: &[u16]) {
     let mut next = 0;
     for capability in all.iter_mut().rev() {
+        let behind = starts.iter().filter(|start| **start > capability.at).min();
+        capability.length = behind.map_or(capability.length, |start| capability.length.min(start - capability.at));
         capability.next = next;
         next = capability.at;
     }
@@ -91,19 +93,22 @@ impl View {
     pub(crate) fn new(function: &dyn Function) -> Self {
         let length = function.config_len();
         let mut standard: Vec<Capability> = Vec::new();
+        let mut starts: Vec<u16> = Vec::new();
         let mut at = u16::from(byte(function, FIRST_CAPABILITY) & 0xfc);
         // At most 48 fit; a longer chain is a loop.
         for _ in 0..48 {
             if !(HEADER_END..EXTENDED).contains(&at) {
                 break;
             }
+            starts.push(at);
             let id = byte(function, at);
             if let Some(bytes) = standard_length(function, id, at) {
                 standard.push(Capability { at, length: bytes.min(EXTENDED - at), next: 0 });
             }
             at = u16::from(byte(function, at + 1) & 0xfc);
         }
-        chain(&mut standard);
+        chain(&mut standard, &starts);
+        starts.clear();
         let mut extended: Vec<Capability> = Vec::new();
         let mut at = if length > EXTENDED { EXTENDED } else { 0 };
         for _ in 0..480 {
@@ -116,12 +121,13 @@ impl View {
             if head == 0 || head == u32::MAX {
                 break;
             }
+            starts.push(at);
             if let Some(bytes) = extended_length(head as u16) {
                 extended.push(Capability { at, length: bytes.min(length - at), next: 0 });
             }
             at = (head >> 20) as u16 & 0xffc;
         }
-        chain(&mut extended);
+        chain(&mut extended, &starts);
         let first = standard.first().map_or(0, |capability| capability.at as u8);
         Self { first, standard, extended, length }
     }
