@@ -168,6 +168,10 @@ impl AddressSpace {
         }
         text
     }
+    /// Is every byte of `start..end` mapped?
+    pub fn is_mapped(&self, start: u64, end: u64) -> bool {
+        self.lock().covered(start, end)
+    }
     /// Start and end of the heap, and top of the stack, in bytes.
     pub fn layout(&self) -> (u64, u64, u64) {
         let inner = self.lock();

@@ -79,6 +79,10 @@ impl Kernel {
     pub fn sockets(&self) -> Result<&Arc<dyn SocketFactory>, Errno> {
         self.sockets.get().ok_or(Errno::EAFNOSUPPORT)
     }
+    /// The console.
+    pub fn console(&self) -> Arc<dyn File> {
+        self.console.clone()
+    }
     /// A process or zombie.
     pub fn process(&self, pid: u32) -> Option<Arc<Process>> {
         self.processes.lock().get(&pid).cloned()

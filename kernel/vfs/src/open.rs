@@ -3,7 +3,7 @@
 use crate::walk::Place;
 use crate::{File, Ready};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 use uapi::Errno;
 use uapi::linux::fs::*;
@@ -25,6 +25,8 @@ pub struct OpenFile {
     pub place: Option<Place>,
     offset: Mutex<u64>,
     flags: AtomicU32,
+    /// SO_RCVTIMEO and SO_SNDTIMEO of a socket in nanoseconds; 0: for ever.
+    pub timeouts: [AtomicU64; 2],
 }
 
 /// Flags that F_SETFL may change.
@@ -38,7 +40,7 @@ impl OpenFile {
     /// The same, with the name it was opened under.
     pub fn named(file: Arc<dyn File>, flags: u32, place: Option<Place>) -> Arc<Self> {
         let keep = flags & !(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC);
-        Arc::new(Self { file, place, offset: Mutex::new(0), flags: AtomicU32::new(keep) })
+        Arc::new(Self { file, place, offset: Mutex::new(0), flags: AtomicU32::new(keep), timeouts: Default::default() })
     }
     /// The `O_*` flags.
     pub fn flags(&self) -> u32 {
