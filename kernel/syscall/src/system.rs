@@ -73,7 +73,7 @@ impl System {
         let started = AtomicU64::new(0);
         Arc::new(Self { kernel, abi, unknown, started, buffers: Mutex::new(Vec::new()) })
     }
-    /// Deals with a trap of `thread`, which [`next`](Self::next) gave, and queues it again or lets it go.
+    /// Deals with a trap of `thread`, which [`Kernel::next`] gave, and queues it again or lets it go.
     pub fn handle(self: &Arc<Self>, thread: &Arc<Thread>, trap: Trap) {
         let kernel = &self.kernel;
         let now = kernel.machine.monotonic();
@@ -119,11 +119,9 @@ impl System {
         }
         kernel.ready(thread.clone());
     }
-    /// The next thread to run on this CPU ([`Kernel::next`]); its CPU time starts now.
-    pub fn next(&self) -> Option<Arc<Thread>> {
-        let thread = self.kernel.next()?;
+    /// A thread that [`Kernel::next`] gave is about to run: its CPU time starts now.
+    pub fn starts(&self) {
         self.started.store(self.kernel.machine.monotonic(), Ordering::Relaxed);
-        Some(thread)
     }
     fn call(self: &Arc<Self>, thread: &Arc<Thread>) -> Outcome {
         let regs = thread.context().regs();

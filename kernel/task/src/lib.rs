@@ -5,7 +5,7 @@
 //! ```text
 //! loop {
 //!     poll_devices();                                     // network, console input; signals vfs::Event
-//!     match system.next() {                               // syscall::System: wakes what can run, takes the first
+//!     match kernel.next() {                               // task::Kernel: wakes what can run, takes the first
 //!         Some(thread) => {
 //!             let space = thread.space();                 // keeps the page tables alive while they are loaded
 //!             let trap = {
