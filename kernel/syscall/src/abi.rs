@@ -28,6 +28,16 @@ pub struct SignalFrame<'a> {
     pub below: u64,
 }
 
+/// What a signal frame says to go back to.
+pub struct Popped {
+    /// Registers.
+    pub regs: Regs,
+    /// Mask of blocked signals.
+    pub mask: u64,
+    /// The frame's address: it names the floating-point state kept aside.
+    pub frame: u64,
+}
+
 /// The system-call convention of one architecture.
 pub struct Abi {
     /// Layouts that differ.
@@ -44,7 +54,6 @@ pub struct Abi {
     pub instruction: u64,
     /// Writes a signal frame; returns the registers the handler starts with.
     pub push_frame: fn(&dyn UserMem, &SignalFrame) -> Result<Regs, Errno>,
-    /// Reads the frame of the handler that returns: registers and mask to go back to. The frame's address is returned
-    /// too: it names the floating-point state kept aside.
-    pub pop_frame: fn(&dyn UserMem, &Regs) -> Result<(Regs, u64, u64), Errno>,
+    /// Reads the frame of the handler that returns.
+    pub pop_frame: fn(&dyn UserMem, &Regs) -> Result<Popped, Errno>,
 }

@@ -27,7 +27,7 @@ mod system;
 mod time;
 mod unixsock;
 
-pub use abi::{Abi, X86_64};
+pub use abi::{Abi, Popped, SignalFrame, X86_64};
 pub use cx::Cx;
 pub use dev::{IommuFile, VfioFile, iommu_node, vfio_node};
 pub use system::{Outcome, System, Trap};

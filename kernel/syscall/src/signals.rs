@@ -1,5 +1,6 @@
 //! Signals.
 
+use crate::abi::Popped;
 use crate::cx::Cx;
 use crate::{Answer, Errno, Outcome};
 use alloc::sync::Arc;
@@ -117,8 +118,8 @@ impl Cx {
     }
     pub(crate) fn sigreturn(&self) -> Answer {
         let regs = self.thread.context().regs();
-        let (back, mask, frame) = match (self.system.abi.pop_frame)(&*self.space, &regs) {
-            Ok(frame) => frame,
+        let Popped { regs: mut back, mask, frame } = match (self.system.abi.pop_frame)(&*self.space, &regs) {
+            Ok(popped) => popped,
             Err(_) => {
                 log::warn!("{}: a signal handler returned through a bad frame", self.process().pid);
                 self.kernel().end_process(self.process(), task::Status::Killed(SIGSEGV as u8));
@@ -140,7 +141,6 @@ impl Cx {
         if let Some(saved) = saved {
             *context = saved.context;
         }
-        let mut back = back;
         (back.tls, back.gs) = tls;
         context.set_regs(&back);
         drop(context);

@@ -1,6 +1,6 @@
 //! x86-64: `syscall`, number in rax, arguments in rdi rsi rdx r10 r8 r9, result in rax.
 
-use super::{Abi, SignalFrame};
+use super::{Abi, Popped, SignalFrame};
 use crate::Errno;
 use core::mem::size_of;
 use task::Regs;
@@ -85,7 +85,7 @@ fn push_frame(memory: &dyn UserMem, frame: &SignalFrame) -> Result<Regs, Errno> 
     Ok(regs)
 }
 
-fn pop_frame(memory: &dyn UserMem, regs: &Regs) -> Result<(Regs, u64, u64), Errno> {
+fn pop_frame(memory: &dyn UserMem, regs: &Regs) -> Result<Popped, Errno> {
     // The handler's return took the return address off.
     let at = regs.sp.wrapping_sub(8);
     let mut bytes = [0; size_of::<UContextX86>()];
@@ -106,5 +106,5 @@ fn pop_frame(memory: &dyn UserMem, regs: &Regs) -> Result<(Regs, u64, u64), Errn
     }
     back.gpr[8..16].copy_from_slice(&context.r8_15);
     (back.sp, back.ip, back.flags) = (context.rsp, context.rip, context.flags);
-    Ok((back, user.mask, at))
+    Ok(Popped { regs: back, mask: user.mask, frame: at })
 }
