@@ -1,4 +1,4 @@
-//! The names programs see: the initial archive, and the device nodes every program expects.
+//! The names programs see at first: those of the initial archive. `syscall` adds /dev and /proc.
 
 use crate::machine::X86;
 use crate::{memory, symbols};
@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 use log::{error, info};
 use mm::ShmemStores;
 use task::Machine;
-use vfs::{Console, Full, Node, NodeBody, Null, Random, Tree, Viewer, Zero, cpio};
+use vfs::{Node, NodeBody, Tree, Viewer, cpio};
 
 /// Builds the tree over the archive's bytes.
-pub fn tree(archive: &'static [u8], machine: X86, console: &Arc<Console>) -> Arc<Tree> {
+pub fn tree(archive: &'static [u8], machine: X86) -> Arc<Tree> {
     let tree = Tree::new(Arc::new(ShmemStores(memory::shared())), Box::new(move || machine.realtime()));
     if archive.is_empty() {
         log::warn!("initrd: none");
@@ -21,21 +21,10 @@ pub fn tree(archive: &'static [u8], machine: X86, console: &Arc<Console>) -> Arc
             Err(e) => error!("initrd: {} at byte {:#x}", e.reason, e.offset),
         }
     }
-    let fill = Arc::new(move |to: &mut [u8]| machine.random(to));
-    let nodes: [(&str, Arc<Node>); 10] = [
-        ("/dev/null", Node::shared(Arc::new(Null))),
-        ("/dev/zero", Node::shared(Arc::new(Zero))),
-        ("/dev/full", Node::shared(Arc::new(Full))),
-        ("/dev/random", Node::shared(Arc::new(Random(fill.clone())))),
-        ("/dev/urandom", Node::shared(Arc::new(Random(fill)))),
-        ("/dev/console", Node::shared(console.clone())),
-        ("/dev/tty", Node::shared(console.clone())),
-        ("/tmp", Node::directory(0o1777)),
-        ("/root", Node::directory(0o700)),
-        ("/run", Node::directory(0o755)),
-    ];
-    for (path, node) in nodes {
-        if let Err(e) = tree.install(path, node) {
+    for (path, mode) in [("/root", 0o700), ("/tmp", 0o1777)] {
+        if tree.resolve(&tree.root(), path.as_bytes(), Viewer::default(), true).is_err()
+            && let Err(e) = tree.install(path, Node::directory(mode))
+        {
             error!("{path}: {e:?}");
         }
     }

@@ -9,19 +9,27 @@ mod console;
 mod devices;
 mod events;
 mod exit;
+mod files;
 mod iommu;
 mod log;
+mod machine;
 mod memory;
 mod panic;
 mod pci;
 mod platform;
+mod run;
 mod selftest;
+mod session;
 mod shell;
 mod symbols;
 
 use ::log::info;
+use alloc::boxed::Box;
 use arch_x86_64::{apic, cpu, time, trap};
 use boot::BootInfo;
+
+/// How often the units are asked for faults while programs run.
+const FAULTS_NS: u64 = 5_000_000;
 
 /// Everything, in order. Called by `platform::start` once the CPU is set up.
 fn main(info: BootInfo) -> ! {
@@ -51,7 +59,17 @@ fn main(info: BootInfo) -> ! {
         _ => {}
     }
     selftest::run(&info);
-    exit::with_status(0)
+    let runner = run::Runner::new(platform::start::initrd(&info));
+    let mut looked = 0;
+    run::on_poll(Box::new(move || {
+        let now = time::now_ns();
+        if now >= looked + FAULTS_NS {
+            looked = now;
+            iommu::drain_faults(&inventory.units);
+        }
+        None
+    }));
+    session::run(&info, &runner, inventory)
 }
 
 /// What the machine is like.

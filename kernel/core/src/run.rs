@@ -59,7 +59,7 @@ impl Runner {
     pub fn new(archive: &'static [u8]) -> Self {
         let machine = X86::new();
         let terminal = Arc::new(Console::new(Box::new(console::write)));
-        let tree = crate::files::tree(archive, machine, &terminal);
+        let tree = crate::files::tree(archive, machine);
         let kernel = Kernel::new(Parts {
             machine: Arc::new(machine),
             frames: memory::shared(),
