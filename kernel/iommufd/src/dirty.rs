@@ -4,6 +4,8 @@
 //! lock), flushed, and ored into the program's bitmap. Bit n is the page at `iova + n * page_size`. Nothing past the asked
 //! range is ever set. When a window cannot be delivered, what was cleared for it is marked dirty again.
 //!
+//! While tracking is off nobody knows what was written, so everything mapped is reported (Linux gives what bits it finds).
+//!
 //! A leaf that lies only partly in the asked range is looked at, not cleared: its other part was not asked for.
 
 use crate::Caller;
@@ -13,6 +15,7 @@ use crate::ioas_ops::asked;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bitvec::prelude::{BitSlice, Lsb0};
+use core::sync::atomic::Ordering;
 use iommu_api::{Domain, ReadDirty};
 use iommu_types::{Iova, IovaRange};
 use uapi::extension::IoasUnmapDirty;
@@ -50,6 +53,14 @@ impl<'a> Bitmap<'a> {
     fn last(&self, index: u64) -> u64 {
         let past = u128::from(self.base) + (u128::from(index) + 1) * u128::from(self.unit);
         u64::try_from(past - 1).unwrap_or(u64::MAX)
+    }
+    /// Sets the bits of `run` in a window whose first bit is `first`.
+    fn set(&self, first: u64, window: &mut [u8], run: IovaRange) {
+        let (low, high) = (self.index(run.first()) - first, self.index(run.last()) - first);
+        let bits = BitSlice::<u8, Lsb0>::from_slice_mut(window);
+        if let Some(part) = bits.get_mut(low as usize..=high as usize) {
+            part.fill(true);
+        }
     }
     /// Ors a window, whose first bit is `first` (a multiple of 8), into the program's bitmap.
     fn deliver(&self, first: u64, bits: &BitSlice<u8, Lsb0>, bytes: &[u8]) -> Result<(), Errno> {
@@ -119,12 +130,14 @@ fn whole_leaf(domain: &dyn Domain, bitmap: &Bitmap<'_>, first: u64, last: u64, e
 /// # Errors
 /// `EFAULT` from the bitmap, hardware errors, `ENOMEM`: what was cleared and not delivered is dirty again.
 fn report(
-    domain: &dyn Domain,
+    hwpt: &Hwpt,
     range: IovaRange,
     areas: &[IovaRange],
     how: ReadDirty,
     bitmap: &Bitmap<'_>,
 ) -> Result<(), Errno> {
+    let domain = &*hwpt.domain;
+    let tracking = hwpt.tracking.load(Ordering::Acquire);
     let mut buffer: Vec<u8> = Vec::new();
     let mut rest = areas.iter().copied();
     let mut pending = rest.next();
@@ -150,7 +163,12 @@ fn report(
                 }
                 buffer.resize(bytes as usize, 0);
             }
-            result = collect(domain, part, how, bitmap, first_bit, &mut buffer);
+            result = if tracking {
+                collect(domain, part, how, bitmap, first_bit, &mut buffer)
+            } else {
+                bitmap.set(first_bit, &mut buffer, part);
+                Ok(())
+            };
             if result.is_err() {
                 break;
             }
@@ -220,12 +238,9 @@ fn read(
     buffer: &mut [u8],
 ) -> Result<(), Errno> {
     let granule = domain.info().page_sizes.smallest().unwrap_or(4096);
-    let bits = BitSlice::<u8, Lsb0>::from_slice_mut(buffer);
     let mut sink = |run: IovaRange| {
-        let Some(run) = run.intersect(&range) else { return Ok(()) };
-        let (low, high) = (bitmap.index(run.first()) - first_bit, bitmap.index(run.last()) - first_bit);
-        if let Some(part) = bits.get_mut(low as usize..=high as usize) {
-            part.fill(true);
+        if let Some(run) = run.intersect(&range) {
+            bitmap.set(first_bit, buffer, run);
         }
         Ok(())
     };
@@ -275,6 +290,9 @@ impl Context {
         if !hwpt.tracks() {
             return Err(Errno::EOPNOTSUPP);
         }
+        if strict && !hwpt.tracking.load(Ordering::Acquire) {
+            return Err(Errno::EINVAL);
+        }
         let how = if body.flags & GET_DIRTY_NO_CLEAR != 0 { ReadDirty::Keep } else { ReadDirty::Clear };
         let page = 1 << body.page_size.trailing_zeros();
         let _inside = hwpt.ioas.share()?;
@@ -282,9 +300,8 @@ impl Context {
         if strict && !covers(&areas, &range) {
             return Err(Errno::ENOENT);
         }
-        let domain = &*hwpt.domain;
-        let bitmap = Bitmap::new(caller, body.data, body.iova, page, domain);
-        match report(domain, range, &areas, how, &bitmap) {
+        let bitmap = Bitmap::new(caller, body.data, body.iova, page, &*hwpt.domain);
+        match report(&hwpt, range, &areas, how, &bitmap) {
             Err(Errno::EFAULT) if !strict => {
                 log::warn!("iommufd: dirty bitmap at {:#x} cannot be written; the rest stays dirty", body.data);
                 Ok(0)
@@ -309,10 +326,9 @@ impl Context {
         if !hwpt.tracks() {
             return Err(Errno::EOPNOTSUPP);
         }
-        let domain = &*hwpt.domain;
-        let bitmap = Bitmap::new(caller, body.data, body.iova, body.page_size, domain);
+        let bitmap = Bitmap::new(caller, body.data, body.iova, body.page_size, &*hwpt.domain);
         let removed =
-            hwpt.ioas.unmap_with(range, &mut |_, area| report(domain, area, &[area], ReadDirty::Keep, &bitmap))?;
+            hwpt.ioas.unmap_with(range, &mut |_, area| report(hwpt, area, &[area], ReadDirty::Keep, &bitmap))?;
         request.body.length = removed;
         request.reply(caller as &dyn UserMem)?;
         Ok(0)

@@ -24,6 +24,8 @@ pub(crate) struct Hwpt {
     pub unit: Arc<dyn IommuUnit>,
     /// Made by an attach to the address space; goes with its last device.
     pub auto: bool,
+    /// Writes are being tracked.
+    pub tracking: AtomicBool,
     /// A stream could not be moved away: hardware may walk the table for ever.
     lost: AtomicBool,
 }
@@ -76,7 +78,8 @@ impl Context {
         };
         self.graph().link(ioas_id);
         let (ioas, unit) = (ioas.clone(), unit.clone());
-        Ok(Arc::new(Hwpt { id, ioas_id, ioas, domain, unit, auto, lost: AtomicBool::new(false) }))
+        let (tracking, lost) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Arc::new(Hwpt { id, ioas_id, ioas, domain, unit, auto, tracking, lost }))
     }
 
     /// Empties a table that nobody uses and frees its id, which must be reserved.
@@ -147,8 +150,16 @@ impl Context {
             return Err(Errno::EOPNOTSUPP);
         }
         let _inside = hwpt.ioas.share()?;
-        match hwpt.domain.set_tracking(request.body.flags & DIRTY_TRACKING_ENABLE != 0) {
-            Ok(()) => Ok(0),
+        let on = request.body.flags & DIRTY_TRACKING_ENABLE != 0;
+        // Off before it is off: a report in between counts everything rather than nothing.
+        if !on {
+            hwpt.tracking.store(false, Ordering::Release);
+        }
+        match hwpt.domain.set_tracking(on) {
+            Ok(()) => {
+                hwpt.tracking.store(on, Ordering::Release);
+                Ok(0)
+            }
             Err(error) => {
                 log::error!("iommufd: tracking of table {}: {error}", hwpt.id);
                 Err(error.into())

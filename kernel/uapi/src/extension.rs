@@ -3,7 +3,7 @@
 //! | command | on | what it adds |
 //! |---|---|---|
 //! | [`HWPT_GET_DIRTY_STRICT`] | /dev/iommu | the structure and checks of HWPT_GET_DIRTY_BITMAP, but a hole is `ENOENT`, a bitmap fault `EFAULT`, a page size that is no power of two `EINVAL`, tracking off `EINVAL`; on any failure every bit it cleared is set again |
-//! | [`IOAS_UNMAP_DIRTY`] | /dev/iommu | unmaps as IOAS_UNMAP and ors into a bitmap what devices wrote there until the mapping was gone |
+//! | [`IOAS_UNMAP_DIRTY`] | /dev/iommu | unmaps as IOAS_UNMAP and ors into a bitmap, area by area, what devices wrote there; a write between the look and the removal is not seen, so let the device rest |
 //! | [`EXPLAIN`] | /dev/iommu | text: why this group, these reserved regions, what capability is missing |
 //! | [`DEVICE_COUNTERS`] | a VFIO device | register and configuration writes through this file since it was opened (writes through a BAR mapping are not seen) |
 //!
@@ -20,7 +20,7 @@ pub const EXPLAIN: u32 = 0x3bc2;
 /// Counters of a device file; takes [`DeviceCounters`].
 pub const DEVICE_COUNTERS: u32 = 0x3bc8;
 
-/// IOAS_UNMAP_DIRTY. Failures of IOAS_UNMAP, and: `ENOENT` no such table of that address space; `EOPNOTSUPP` it does not track; `EINVAL` page size no power of two or below the iova alignment; `EFAULT` bitmap (checked before anything is removed).
+/// IOAS_UNMAP_DIRTY. Failures of IOAS_UNMAP, and: `ENOENT` no such table of that address space; `EOPNOTSUPP` it does not track; `EINVAL` page size no power of two or below the iova alignment; `EFAULT` bitmap: the areas before it are gone and reported, the others stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IoasUnmapDirty {

@@ -335,6 +335,9 @@ impl Domain for FakeDomain {
         if self.info.dirty == DirtyRule::None {
             return Err(Error::NoTracking("ECAP.SSADS (bit 45)"));
         }
+        if !self.tracking.load(Ordering::Relaxed) {
+            return Err(Error::Invalid("tracking is off"));
+        }
         let mut leaves = self.leaves.lock().unwrap();
         let mut gather = Gather::none();
         let mut cleared = Vec::new();
