@@ -292,7 +292,7 @@ impl Image {
             [(queue::BASE_LOW, low), (queue::BASE_HIGH, high), (queue::LENGTH, ring.length), (queue::HEAD, ring.head)];
         for ((register, value), name) in values.into_iter().zip(names) {
             port.w32(first + register, value)?;
-            port.expect(first + register, name, value)?;
+            port.must_read(first + register, name, value)?;
         }
         Ok(())
     }

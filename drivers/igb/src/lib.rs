@@ -132,7 +132,7 @@ impl Igb {
         port.w32(first + queue::CONTROL, ring.control)?;
         port.wait(first + queue::CONTROL, enabled, QUEUE_ENABLE, QUEUE_ENABLE, QUEUE_NS)?;
         // A card that starts a queue at 0 would write into buffers the program has already taken back.
-        port.expect(first + queue::HEAD, head, ring.head)
+        port.must_read(first + queue::HEAD, head, ring.head)
     }
 
     /// Everything runs: interrupts, tails, transmitter, receiver, in this order.

@@ -44,7 +44,7 @@ impl<'a> Port<'a> {
     }
 
     /// The register must read as `want`.
-    pub fn expect(&self, register: u64, name: &'static str, want: u32) -> Result<(), Error> {
+    pub fn must_read(&self, register: u64, name: &'static str, want: u32) -> Result<(), Error> {
         match self.r32(register)? {
             got if got == want => Ok(()),
             got => Err(self.stuck(name, want, got)),
