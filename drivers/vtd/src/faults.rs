@@ -50,8 +50,8 @@ impl<M: Mmio, T: TableMem, C: Clock> Core<M, T, C> {
         Fault {
             unit: self.id,
             stream: StreamId { segment: self.segment, id: record.source().into() },
-            // Without PP the field holds anything.
-            pasid: record.has_pasid().then_some(Pasid(record.pasid())),
+            // Without PP the field holds anything; 0 is RID_PASID, the name of requests without PASID.
+            pasid: (record.has_pasid() && record.pasid() != 0).then_some(Pasid(record.pasid())),
             iova: Iova(record.frame() << 12),
             access,
             reason,

@@ -127,6 +127,12 @@ impl Structures {
         let context = ScalableContext::from_bits(load128(mem, context_at));
         let directory = if context.present() {
             Phys(context.directory() << 12)
+        } else if context.directory() != 0 {
+            // Made for an earlier attach, see `retire`.
+            if make {
+                self.store128(mem, context_at, context.with_present(true).into_bits());
+            }
+            Phys(context.directory() << 12)
         } else if make {
             // With PASIDs one page of directory; without them only PASID 0 is ever looked up.
             let page = self.page(mem)?;
@@ -187,13 +193,15 @@ impl Structures {
             let entry = LegacyContext::new().with_present(true).with_width(width).with_domain(target.did);
             return Raw { low: entry.with_table(frame).into_bits(), high: 0 };
         }
-        let low = PasidLow::new().with_present(true).with_domain(target.did).with_walk_snoop(self.walk_snoop);
+        // AW binds the second stage only, but some units (QEMU) bound first-stage addresses by it as well.
+        let low = PasidLow::new().with_present(true).with_width(width);
+        let low = low.with_domain(target.did).with_walk_snoop(self.walk_snoop);
         if target.table == TableKind::X86FirstStage {
             let low = low.with_translation(Pgtt::FIRST_STAGE.0).with_page_snoop(target.snoop);
             let high = PasidHigh::new().with_fs_mode(target.levels - 4).with_fs_table(frame);
             return Raw { low: low.into_bits(), high: high.into_bits() };
         }
-        let low = low.with_translation(Pgtt::SECOND_STAGE.0).with_width(width).with_ss_ad_enable(target.ad);
+        let low = low.with_translation(Pgtt::SECOND_STAGE.0).with_ss_ad_enable(target.ad);
         Raw { low: low.with_ss_table(frame).into_bits(), high: 0 }
     }
 
@@ -213,7 +221,28 @@ impl Structures {
             }
         }
         self.store128(mem, at, new.low);
+        if self.scalable && !new.present() {
+            self.retire(mem, source);
+        }
         Ok(())
+    }
+
+    /// Takes the context entry away once no PASID of `source` leads anywhere: a blocked stream then faults as one that was
+    /// never attached. The absent entry keeps the directory's address for the next attach.
+    fn retire<T: TableMem>(&self, mem: &T, source: u16) {
+        let Ok(Some(at)) = self.context(mem, source, false) else { return };
+        let context = ScalableContext::from_bits(load128(mem, at));
+        let slots = if self.pasid { 512 } else { 1 };
+        let in_use = (0..slots)
+            .map(|slot| DirectoryEntry::from_bits(mem.load64(Phys((context.directory() << 12) + 8 * slot))))
+            .filter(|slot| slot.present())
+            .any(|slot| {
+                let table = slot.table() << 12;
+                (0..u64::from(PER_TABLE)).any(|entry| mem.load64(Phys(table + ENTRY_BYTES * entry)) & 1 != 0)
+            });
+        if context.present() && !in_use {
+            self.store128(mem, at, context.with_present(false).into_bits());
+        }
     }
 
     /// Switches A/D updates or snooping in an entry, if it still belongs to domain `did`.

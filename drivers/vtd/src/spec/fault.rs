@@ -97,7 +97,7 @@ pub const fn reason(code: u8) -> (FaultReason, &'static str) {
         0x58 => (WalkerAccess, "PASID entry cannot be read"),
         0x59 => (Blocked, "no PASID entry: the device is blocked"),
         0x5a => (BadStructure, "reserved bits set in the PASID entry"),
-        0x5b => (BadStructure, "PASID entry asks for what the unit cannot do"),
+        0x5b => (BadStructure, "PASID entry is not usable"),
         0x5c => (Permission, "execute requests are not enabled for the PASID"),
         0x5d => (Permission, "supervisor requests are not enabled for the PASID"),
         // First stage.

@@ -6,3 +6,6 @@ pub mod fault;
 pub mod pasid;
 pub mod queue;
 pub mod regs;
+
+#[cfg(test)]
+mod tests;
