@@ -163,6 +163,9 @@ fn migration_driver(function: &dyn Function) -> Option<Box<dyn Migratable>> {
     if edu::matches(&ids) {
         return Some(Box::new(edu::Edu::new()));
     }
+    if igb::matches(&ids) {
+        return Some(Box::new(igb::Igb::new()));
+    }
     None
 }
 
