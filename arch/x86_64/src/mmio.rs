@@ -47,6 +47,10 @@ impl Window {
     pub const unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
         Self { base, bytes }
     }
+    /// Address of the first register, for drivers that make their own accesses.
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
     /// Length in bytes.
     pub const fn bytes(&self) -> usize {
         self.bytes

@@ -11,9 +11,11 @@ mod events;
 mod exit;
 mod files;
 mod iommu;
+mod link;
 mod log;
 mod machine;
 mod memory;
+mod nodes;
 mod panic;
 mod pci;
 mod platform;
@@ -44,7 +46,19 @@ fn main(info: BootInfo) -> ! {
     acpi::init(info.rsdp);
     let inventory = devices::init(&info, acpi::dmar(), acpi::mcfg());
     iommu::drain_faults(&inventory.units);
+    link::init(&info, inventory);
     match info.option("selftest") {
+        Some("link") => match link::selftest::run(&info) {
+            Ok(words) => {
+                console::print(format_args!("PASS link: {words}\n"));
+                exit::with_status(0)
+            }
+            Err(words) => {
+                iommu::drain_faults(&inventory.units);
+                console::print(format_args!("FAIL link: {words}\n"));
+                exit::with_status(1)
+            }
+        },
         Some("iommu") => exit::with_status(u8::from(!iommu::selftest::run(inventory))),
         Some("stray") => match iommu::stray::run(inventory) {
             Ok(words) => {
@@ -60,6 +74,7 @@ fn main(info: BootInfo) -> ! {
     }
     selftest::run(&info);
     let runner = run::Runner::new(platform::start::initrd(&info));
+    nodes::install(&runner.kernel.tree, inventory);
     let mut looked = 0;
     run::on_poll(Box::new(move || {
         let now = time::now_ns();
@@ -69,6 +84,8 @@ fn main(info: BootInfo) -> ! {
         }
         None
     }));
+    runner.kernel.set_sockets(alloc::sync::Arc::new(link::stack().clone()));
+    run::on_poll(Box::new(|| link::stack().poll()));
     session::run(&info, &runner, inventory)
 }
 

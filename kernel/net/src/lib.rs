@@ -2,6 +2,7 @@
 //!
 //! * [`Link`]: what a network card gives and takes: whole Ethernet frames. The stack never waits for it.
 //! * [`Stack`]: interfaces, connections, and [`vfs::SocketFactory`] for programs.
+//! * [`virtio`]: what the link card's driver needs so that it really goes through the IOMMU.
 //!
 //! Nothing here blocks: calls return `EAGAIN`, and each socket has an event that is signalled by [`Stack::poll`], which the kernel calls
 //! whenever it is idle, after interrupts, and at the deadline that the last call returned. Socket calls poll as well, so that bytes
@@ -20,6 +21,7 @@ mod socket;
 mod stack;
 #[cfg(test)]
 mod tests;
+pub mod virtio;
 
 pub use link::Link;
 pub use stack::{Stack, parse_address};

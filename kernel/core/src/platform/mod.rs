@@ -8,4 +8,5 @@ pub mod probe;
 pub mod start;
 pub mod table_mem;
 pub mod user;
+pub mod virtio;
 pub mod windows;
