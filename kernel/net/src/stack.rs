@@ -227,6 +227,11 @@ impl Stack {
         Ok(())
     }
 
+    /// Address of the link; `None` without one.
+    pub fn address(&self) -> Option<[u8; 4]> {
+        self.0.inner.lock().nets.own()
+    }
+
     /// Takes what arrived, sends what is due, signals sockets. Returns the time in nanoseconds at which it wants to be called
     /// again at the latest; `None` if only a frame or a program's call can change anything.
     pub fn poll(&self) -> Option<u64> {
