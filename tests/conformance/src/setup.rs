@@ -20,8 +20,8 @@ pub struct Setup {
     pub stale: bool,
     /// Writes can be tracked.
     pub tracks: bool,
-    /// Units (1 or 2), alike; see [`Setup::second`].
-    pub units: usize,
+    /// A second unit; see [`Setup::second`].
+    pub second: Option<Caps>,
     /// Red twin: descriptors of these types are ignored (bit n: type n).
     pub swallow: u16,
     /// Red twin: publishing has no effect.
@@ -39,7 +39,7 @@ impl Setup {
             quirks_off: Vec::new(),
             stale: !caps.coherent || caps.rwbf || (caps.scalable && !caps.smpwc),
             tracks: caps.smpwc && (caps.ssads || caps.first_stage),
-            units: 1,
+            second: None,
             swallow: 0,
             swallow_publish: false,
         }
@@ -49,9 +49,9 @@ impl Setup {
         self.config.policy = policy;
         self
     }
-    /// The same with two units: devices with an odd number are behind the second.
-    pub fn second(mut self) -> Self {
-        self.units = 2;
+    /// The same with a second unit of those capabilities: devices with an odd number are behind the second.
+    pub fn second(mut self, caps: Caps) -> Self {
+        self.second = Some(caps);
         self
     }
     /// PASIDs can be attached.
@@ -101,15 +101,17 @@ pub fn setups() -> Vec<Setup> {
         both,
         both_fs,
         Setup::qemu_fs(),
-        Setup::new("legacy4-two-units", legacy).second(),
-        Setup::new("sm-ss-two-units", ss).second(),
-        Setup::new("sm-fs-two-units-cm", Caps { caching_mode: true, ..fs }).second(),
+        Setup::new("legacy4-two-units", legacy).second(legacy),
+        Setup::new("legacy4-two-units-one-cm", legacy).second(Caps { caching_mode: true, ..legacy }),
+        Setup::new("sm-ss-two-units", ss).second(ss),
+        Setup::new("sm-fs-two-units-one-cm", fs).second(Caps { caching_mode: true, mamv: 2, ..fs }),
+        Setup::new("sm-fs-two-units-cm", Caps { caching_mode: true, ..fs }).second(Caps { caching_mode: true, ..fs }),
     ]
 }
 
 /// Those with one unit: the stories that break a unit on purpose look at the first.
 pub fn single_setups() -> Vec<Setup> {
-    setups().into_iter().filter(|s| s.units == 1).collect()
+    setups().into_iter().filter(|s| s.second.is_none()).collect()
 }
 
 /// Those that can track writes.

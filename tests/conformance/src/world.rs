@@ -17,6 +17,8 @@ const PAGE: u64 = 4096;
 pub const MEMORY: u64 = 0x1_0000_0000;
 /// Physical addresses beyond the arena, for large leaves nobody reads back.
 const BEYOND: u64 = 0x20_0000_0000;
+/// Pages of a report handed to a test.
+const MANY: usize = 4096;
 /// Operations kept for the story of a failure.
 const STORY: usize = 30;
 
@@ -93,13 +95,15 @@ impl World {
     pub fn with(setup: &Setup, prepare: impl FnOnce(&Machine, &mut UnitConfig)) -> Result<Self, Broken> {
         let (machine, outcome) = Self::try_bring_up(setup, prepare);
         let (unit, report) = outcome.map_err(|e| format!("{}: bring-up: {e}", setup.name))?;
-        let second = match setup.units {
-            2 => {
-                let (machine, outcome) = Self::one_more(setup, machine.arena.clone(), |_, _| {}, UnitId(1));
+        let second = match setup.second {
+            Some(caps) => {
+                let mut other = setup.clone();
+                other.config.caps = caps;
+                let (machine, outcome) = Self::one_more(&other, machine.arena.clone(), |_, _| {}, UnitId(1));
                 let (unit, _) = outcome.map_err(|e| format!("{}: bring-up of the second: {e}", setup.name))?;
                 Some((machine, unit))
             }
-            _ => None,
+            None => None,
         };
         let world = Self {
             setup: setup.clone(),
@@ -583,7 +587,8 @@ impl World {
         self.rules()
     }
 
-    /// A dirty report over `range` in 4 KiB pages; every write since the last one must be in it. Returns the pages.
+    /// A dirty report over `range` in 4 KiB pages; every write since the last one must be in it. Returns the
+    /// pages (at most 4096 of them).
     ///
     /// # Errors
     /// The story.
@@ -600,24 +605,25 @@ impl World {
         handle.sync(gather).map_err(|e| self.broken(format!("sync after read_dirty: {e}")))?;
         self.collect();
         let mut last = None;
-        let mut pages = Vec::new();
         for run in &runs {
             if !range.contains(run) || last.is_some_and(|l| run.first() <= l) {
                 return Err(self.broken(format!("report out of order or out of range: {runs:?}")));
             }
             last = Some(run.last());
-            pages.extend(run.first() / PAGE..=run.last() / PAGE);
         }
+        let reported = |page: u64| {
+            let after = runs.partition_point(|r| r.first() <= page * PAGE);
+            after > 0 && runs[after - 1].holds(page * PAGE)
+        };
         let space = &mut self.places[id].as_mut().expect("alive").space;
-        let lost: Vec<u64> = space
-            .dirty
-            .range(range.first() / PAGE..=range.last() / PAGE)
-            .filter(|p| pages.binary_search(p).is_err())
-            .copied()
-            .collect();
-        let stray = pages.iter().find(|p| space.find(**p * PAGE).is_none()).copied();
+        let known = range.first() / PAGE..=range.last() / PAGE;
+        let (told, lost): (Vec<u64>, Vec<u64>) = space.dirty.range(known).partition(|p| reported(**p));
+        let stray = runs.iter().find(|run| {
+            let mapped: u64 = space.inside(run).iter().map(|(first, e)| e.last - first + 1).sum();
+            mapped != run.len()
+        });
         if how == ReadDirty::Clear {
-            for page in &pages {
+            for page in &told {
                 space.dirty.remove(page);
             }
         }
@@ -628,9 +634,10 @@ impl World {
                 lost.len()
             )));
         }
-        if let Some(page) = stray {
-            return Err(self.broken(format!("report names {:#x}, which is not mapped", page * PAGE)));
+        if let Some(run) = stray {
+            return Err(self.broken(format!("report names {run:?}, not all of which is mapped")));
         }
+        let pages = runs.iter().flat_map(|r| r.first() / PAGE..=r.last() / PAGE).take(MANY).collect();
         self.rules()?;
         Ok(pages)
     }

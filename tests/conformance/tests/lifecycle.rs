@@ -262,6 +262,27 @@ fn a_domain_id_used_again_brings_nothing_back() {
 }
 
 #[test]
+fn a_replaced_domain_gives_its_id_back() {
+    let list = setups().into_iter().filter(|s| s.name.contains("few-ids")).collect();
+    each(list, |w| {
+        let mut old = w.made(false)?;
+        w.map_new(old, 0x1000, 1, RW)?;
+        w.attach(dev(1), old)?;
+        for round in 2..40 {
+            let new = w.made(false)?;
+            w.map_new(new, 0x1000 * (1 + round % 4), 1, RW)?;
+            w.attach(dev(1), new)?;
+            w.destroy(old)?;
+            for page in 1..6 {
+                w.dma(dev(1), 0x1000 * page, true)?;
+            }
+            old = new;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn domain_ids_run_out_with_an_error_and_come_back() {
     let list = setups().into_iter().filter(|s| s.name.contains("few-ids")).collect();
     each(list, |w| {

@@ -355,8 +355,9 @@ impl Arena {
     /// Makes everything visible: a write-buffer flush.
     pub fn publish_all(&self) {
         if self.stale {
+            // Walkers have no business in other frames.
             let used = lock(&self.pool).fresh;
-            for i in 0..used.max(1) {
+            for i in (0..used).filter(|&i| self.owner[i].load(Ordering::Relaxed) == Use::Table as u8) {
                 self.publish_raw(self.base + i as u64 * PAGE, PAGE as usize);
             }
         }

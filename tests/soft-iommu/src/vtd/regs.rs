@@ -196,7 +196,11 @@ impl Unit {
             0x20 => {
                 let ttm = value >> 10 & 3;
                 if half.high()
-                    && (value & 0x3ff != 0 || value >> caps.haw != 0 || ttm == 2 || (ttm == 1 && !caps.scalable) || (ttm == 3 && !caps.abort_mode))
+                    && (value & 0x3ff != 0
+                        || value >> caps.haw != 0
+                        || ttm == 2
+                        || (ttm == 1 && !caps.scalable)
+                        || (ttm == 3 && !caps.abort_mode))
                 {
                     self.violate("reserved bits in RTADDR", format!("{value:#x}"));
                 }
