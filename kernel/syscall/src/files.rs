@@ -32,7 +32,12 @@ const fn done(value: u64) -> Answer {
 
 impl Cx {
     pub(crate) fn lseek(&self) -> Answer {
-        done(self.file(self.fd(0))?.seek(self.args[1] as i64, self.args[2])?)
+        let file = self.file(self.fd(0))?;
+        // Linux looks at this before it asks whether the file can seek at all.
+        if self.args[2] > uapi::linux::fs::SEEK_HOLE {
+            return Err(Errno::EINVAL);
+        }
+        done(file.seek(self.args[1] as i64, self.args[2])?)
     }
     pub(crate) fn close(&self) -> Answer {
         let gone = self.process().files().lock().remove(self.fd(0))?;

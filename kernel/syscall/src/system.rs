@@ -100,6 +100,12 @@ impl System {
             Outcome::Gone => return kernel.end_thread(thread),
             Outcome::Wait(mut wait) => {
                 if !thread.must_end() {
+                    // When it runs again it makes the call again: back to the instruction, all other registers as they are.
+                    let mut context = thread.context();
+                    let mut regs = context.regs();
+                    regs.ip = regs.ip.wrapping_sub(self.abi.instruction);
+                    context.set_regs(&regs);
+                    drop(context);
                     wait.tickets.push(wake);
                     return kernel.park(thread.clone(), wait);
                 }
