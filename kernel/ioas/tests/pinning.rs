@@ -102,6 +102,8 @@ fn every_single_failure_of_map_and_attach_leaves_nothing_behind() {
             let failed = machine.stop_failing();
             assert_eq!(failed, result.is_err(), "failure {n} was swallowed: {result:?}");
             let (areas, domains) = ioas.counts();
+            // What an aperture forbids is forbidden only by domains that are there.
+            assert_eq!(ioas.usable().unwrap() == [IovaRange::ALL], domains == 0, "failure {n}");
             assert_eq!(areas, if result.is_ok() { 2 } else { 1 });
             let bytes = areas as u64 * 3 * MIB + if result.is_ok() { 4 * MIB } else { 0 };
             for (index, domain) in [&a, &b].into_iter().enumerate() {

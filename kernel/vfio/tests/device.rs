@@ -365,6 +365,8 @@ fn only_the_listed_registers_can_be_written() {
     assert_eq!(kit.take_log(), ["config 0x6 [0, f9]"]);
     assert_eq!(kit.command(&file), 0x0407);
     assert_eq!(config(&file, 0x3c, 1), [0xff]);
+    file.write_at(CONFIG + 4, &[0xff; 2]).unwrap();
+    assert_eq!(kit.command(&file), 0x0547, "the bits that a function without special cycles has");
 }
 
 #[test]

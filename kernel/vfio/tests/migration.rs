@@ -96,6 +96,7 @@ fn a_state_goes_out_of_one_device_and_into_another() {
     assert_eq!(destination.take_log(), ["load", "resume"]);
     assert_eq!(destination.shared.value.load(Ordering::Relaxed), 0x1234_5678_9abc);
     // Bus mastering came with the state, and the program sees it.
+    assert!(destination.shared.resumed_as_master.load(Ordering::Relaxed));
     assert!(destination.function.master());
     assert_eq!(destination.command(&other), 7);
     assert_eq!(sink.write(&[0]), Err(Errno::ENODEV));
@@ -230,6 +231,7 @@ fn a_stopped_device_does_not_master_the_bus_whatever_the_program_writes() {
     kit.detach(&file).unwrap();
     kit.go(&file, STATE_RUNNING).unwrap();
     assert!(!kit.function.master(), "not attached");
+    assert!(!kit.shared.resumed_as_master.load(Ordering::Relaxed), "not even for a moment");
 }
 
 #[test]

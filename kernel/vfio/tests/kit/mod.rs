@@ -146,6 +146,8 @@ pub enum Mood {
 pub struct Shared {
     pub mood: Mutex<Mood>,
     pub value: AtomicU64,
+    /// Was bus mastering on when the driver's resume ended?
+    pub resumed_as_master: AtomicBool,
     /// What the device found in its private page.
     pub page: Mutex<Vec<u8>>,
 }
@@ -190,6 +192,7 @@ impl Migratable for FakeDriver {
     fn resume(&mut self, cx: &Cx<'_>) -> Result<(), Error> {
         self.enter("resume")?;
         cx.function.bus_master(self.master);
+        self.shared.resumed_as_master.store(self.function.master(), Ordering::Relaxed);
         Ok(())
     }
     fn save(&mut self, cx: &Cx<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
