@@ -337,13 +337,23 @@ impl<F: PtFormat> PageTable<F> {
             let from = index(fill.at, 0);
             let Some(phys) = fill.cursor.phys() else { return Ok(()) };
             let pages = ((fill.last - fill.at) / 4096 + 1).min(fill.cursor.here() / 4096).min((WORDS - from) as u64);
-            for (page, word) in words[from..from + pages as usize].iter().enumerate() {
+            let mut leaf = F::leaf(0, Phys(phys), fill.rights);
+            let mut stored = 0;
+            for word in &words[from..from + pages as usize] {
                 if F::present(word.load(Ordering::Relaxed)) {
-                    return Err(Error::Exists);
+                    break;
                 }
-                word.store(F::leaf(0, Phys(phys + 4096 * page as u64), fill.rights), Ordering::Release);
-                unpublished.add(from + page, from + page);
-                fill.at += 4096;
+                word.store(leaf, Ordering::Release);
+                // The address field is bits 51:12 in place, and the run was checked to stay inside it.
+                leaf += 4096;
+                stored += 1;
+            }
+            fill.at += 4096 * stored;
+            if stored > 0 {
+                unpublished.add(from, from + stored as usize - 1);
+            }
+            if stored < pages {
+                return Err(Error::Exists);
             }
             fill.cursor.advance(pages * 4096);
             if fill.at > fill.last || from + pages as usize == WORDS {

@@ -26,7 +26,8 @@ pub trait PtFormat: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Invalid`] if `access` gives no right.
     fn rights(access: Access) -> Result<u64, Error>;
-    /// A leaf at `level` (0 = 4 KiB) that leads to `phys`, with the bits of [`rights`](Self::rights).
+    /// A leaf at `level` (0 = 4 KiB) that leads to `phys`, with the bits of [`rights`](Self::rights). The address is kept in
+    /// place (bits 51:12), so the leaf of the next 4 KiB is this one plus 4096.
     fn leaf(level: u8, phys: Phys, rights: u64) -> u64;
     /// An entry that leads to the next table.
     fn table(next: Phys) -> u64;
