@@ -80,6 +80,11 @@ impl Feed {
         self.shared.sender().frames_per_pass()
     }
 
+    /// The card runs at the destination now.
+    pub fn moved(&self) {
+        self.shared.sender().moved(Instant::now());
+    }
+
     /// Ends the transfer in order.
     pub fn finish(&self) {
         self.shared.sender().finish();

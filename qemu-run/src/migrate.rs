@@ -242,6 +242,9 @@ fn follow(
                             story.ioas = Some(when);
                             story.report.boot_ms = Some(millis(when - machines[0].began));
                         }
+                        if name == "running" && at == 1 {
+                            feed.moved();
+                        }
                         story.hear(sides[at], when, &name, &fields);
                         if mishap.is_some_and(|m| m.side == sides[at] && m.event == name) {
                             match mishap.take().map(|m| m.what) {

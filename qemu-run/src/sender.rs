@@ -61,6 +61,7 @@ pub struct Sender {
     to: [u8; 6],
     from: [u8; 6],
     active: Side,
+    greeted: bool,
     window: u16,
     started: bool,
     repeat: Option<Instant>,
@@ -93,6 +94,7 @@ impl Sender {
             to,
             from,
             active: Side::Source,
+            greeted: false,
             window: 0,
             started: false,
             repeat: None,
@@ -166,12 +168,22 @@ impl Sender {
             return;
         }
         self.window = hello.window;
-        if side == self.active {
+        if side == Side::Destination && !self.greeted {
+            self.greeted = true;
+            self.counts.promises_broken += self.known.next.saturating_sub(next);
+        }
+        if side == Side::Destination {
+            self.moved(now);
+        }
+    }
+
+    /// The card runs at the destination: frames go there, and what is not acknowledged goes at once. The new machine cannot
+    /// announce itself before its first frame, because until then it writes no register.
+    pub fn moved(&mut self, now: Instant) {
+        if self.active == Side::Destination {
             return;
         }
-        // The switch-over: everything that is not acknowledged goes to the new machine at once.
-        self.active = side;
-        self.counts.promises_broken += self.known.next.saturating_sub(next);
+        self.active = Side::Destination;
         for flight in self.flight.values_mut() {
             flight.due = now;
             flight.patience = PATIENCE;

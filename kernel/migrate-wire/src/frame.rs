@@ -28,8 +28,9 @@
 //!
 //! The order of a transfer: the receiver repeats `hello` until `start` comes, the sender repeats `start` until an `ack`
 //! comes. Then data flows, never more than the window ahead of what was acknowledged. An `ack` is a promise: whoever sent
-//! it holds the frame, so it is not sent again, to this machine or to the next one. After a switch-over the new machine
-//! says `hello` with what it expects, and the sender goes on from there.
+//! it holds the frame, so it is not sent again, to this machine or to the next one. After a switch-over the sender
+//! goes on at the new machine with what was not acknowledged; that machine says `hello` with what it expects, but not before its
+//! first frame, because until then it writes no register.
 
 /// Ethertype of all frames here: "local experimental 1".
 pub const ETHERTYPE: u16 = 0x88B5;
