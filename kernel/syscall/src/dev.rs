@@ -8,8 +8,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ioas::{Account, PageSource};
 use iommufd::{AccountMode, Capability, Context};
 use mm::{AddressSpace, Memfd};
+use spin::Once;
 use task::Kernel;
 use uapi::UserMem;
+use uapi::iommufd::IOAS_ALLOC;
 use uapi::linux::fs::{O_RDWR, makedev};
 use uapi::linux::sched::{CAP_IPC_LOCK, CAP_SYS_RESOURCE};
 use vfio::{DataFile, Device, DeviceFile};
@@ -22,9 +24,14 @@ const MISC: u32 = 10;
 /// Major number that device files of VFIO get.
 const VFIO: u32 = 511;
 
-/// The node /dev/iommu.
-pub fn iommu_node() -> Arc<Node> {
-    let open = |_: u32| Ok(Arc::new(IommuFile(Context::new())) as Arc<dyn File>);
+/// The node /dev/iommu. `first` is called when the first I/O address space of this machine was made.
+pub fn iommu_node(first: impl Fn() + Send + Sync + 'static) -> Arc<Node> {
+    let first: Arc<dyn Fn() + Send + Sync> = Arc::new(first);
+    let made = Arc::new(Once::new());
+    let open = move |_: u32| {
+        let file = IommuFile { context: Context::new(), first: first.clone(), made: made.clone() };
+        Ok(Arc::new(file) as Arc<dyn File>)
+    };
     Node::device(makedev(MISC, 125), 0o660, Arc::new(open))
 }
 
@@ -40,11 +47,20 @@ fn call(caller: &dyn Caller) -> Result<&Cx, Errno> {
 }
 
 /// An open /dev/iommu.
-pub struct IommuFile(pub Arc<Context>);
+pub struct IommuFile {
+    /// Its objects.
+    pub context: Arc<Context>,
+    first: Arc<dyn Fn() + Send + Sync>,
+    made: Arc<Once<()>>,
+}
 
 impl File for IommuFile {
     fn ioctl(&self, command: u32, arg: u64, caller: &dyn Caller) -> Result<i64, Errno> {
-        self.0.ioctl(command, arg, call(caller)?)
+        let value = self.context.ioctl(command, arg, call(caller)?)?;
+        if command == IOAS_ALLOC {
+            self.made.call_once(|| (self.first)());
+        }
+        Ok(value)
     }
     fn stat(&self) -> Stat {
         Stat { rdev: makedev(MISC, 125), ..Stat::anonymous(FileKind::Device) }

@@ -2,6 +2,7 @@
 
 use crate::cx::{BUFFER, Cx};
 use crate::io::Span;
+use crate::unixsock::Delivery;
 use crate::{Answer, Errno, Outcome};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -76,11 +77,14 @@ impl Cx {
         if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
             return Err(Errno::EINVAL);
         }
-        if kind & SOCK_TYPE_MASK != SOCK_STREAM {
-            return Err(Errno::ESOCKTNOSUPPORT);
-        }
+        let delivery = match kind & SOCK_TYPE_MASK {
+            SOCK_STREAM => Delivery::Stream,
+            SOCK_SEQPACKET => Delivery::Packets,
+            SOCK_DGRAM => Delivery::Datagrams,
+            _ => return Err(Errno::ESOCKTNOSUPPORT),
+        };
         let keep = O_RDWR | if flags & SOCK_NONBLOCK != 0 { O_NONBLOCK } else { 0 };
-        let (one, two) = crate::unixsock::pair();
+        let (one, two) = crate::unixsock::pair(delivery);
         let pair = (OpenFile::new(one, keep), OpenFile::new(two, keep));
         self.install_pair(at, pair, flags & SOCK_CLOEXEC != 0)
     }

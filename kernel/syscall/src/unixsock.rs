@@ -1,65 +1,113 @@
-//! socketpair(AF_UNIX): two pipes crossed.
+//! socketpair(AF_UNIX): two queues crossed, of bytes or of messages. No names, no ancillary data.
 
 use crate::Errno;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use spin::Mutex;
-use uapi::linux::fs::POLLHUP;
+use uapi::linux::fs::FIONREAD;
 use uapi::linux::net::*;
-use vfs::{Address, Event, File, FileKind, Ready, Received, Socket, Stat, Ticket};
+use vfs::{Address, Caller, Event, File, FileKind, Ready, Received, Socket, Stat, Ticket};
 
-/// One end: what it reads from and what it writes to. A side that was shut down is `None`.
-struct End {
-    reader: Mutex<Option<Arc<dyn File>>>,
-    writer: Mutex<Option<Arc<dyn File>>>,
-    /// Both ends signal when one shuts down.
-    events: [Event; 2],
+/// Bytes waiting in one direction; also the longest message.
+const CAPACITY: usize = 212_992;
+
+struct State {
+    /// Messages; on a stream the borders mean nothing.
+    messages: VecDeque<Vec<u8>>,
+    bytes: usize,
+    reader: bool,
+    writer: bool,
 }
 
-/// Two connected stream sockets.
-pub(crate) fn pair() -> (Arc<dyn File>, Arc<dyn File>) {
-    let ((one_reader, one_writer), (two_reader, two_writer)) = (vfs::pipe(), vfs::pipe());
-    let events = [one_reader.event().unwrap_or_default(), two_reader.event().unwrap_or_default()];
-    let end = |reader, writer| End {
-        reader: Mutex::new(Some(reader)),
-        writer: Mutex::new(Some(writer)),
-        events: events.clone(),
+/// One direction.
+struct Queue {
+    state: Mutex<State>,
+    event: Event,
+}
+
+/// How the bytes are delivered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// SOCK_STREAM.
+    Stream,
+    /// SOCK_SEQPACKET: messages, and an end.
+    Packets,
+    /// SOCK_DGRAM.
+    Datagrams,
+}
+
+struct End {
+    from: Arc<Queue>,
+    to: Arc<Queue>,
+    delivery: Delivery,
+}
+
+/// Two connected sockets.
+pub(crate) fn pair(delivery: Delivery) -> (Arc<dyn File>, Arc<dyn File>) {
+    let queue = || {
+        let state = State { messages: VecDeque::new(), bytes: 0, reader: true, writer: true };
+        Arc::new(Queue { state: Mutex::new(state), event: Event::new() })
     };
-    (Arc::new(end(one_reader, two_writer)), Arc::new(end(two_reader, one_writer)))
+    let (one, two) = (queue(), queue());
+    let end = |from: &Arc<Queue>, to: &Arc<Queue>| End { from: from.clone(), to: to.clone(), delivery };
+    (Arc::new(end(&one, &two)), Arc::new(end(&two, &one)))
 }
 
 impl End {
-    fn reader(&self) -> Option<Arc<dyn File>> {
-        self.reader.lock().clone()
+    fn close(&self, read: bool, write: bool) {
+        if read {
+            let mut state = self.from.state.lock();
+            state.reader = false;
+            let gone = core::mem::take(&mut state.messages);
+            state.bytes = 0;
+            drop(state);
+            drop(gone);
+            self.from.event.signal();
+        }
+        if write {
+            self.to.state.lock().writer = false;
+            self.to.event.signal();
+        }
     }
-    fn writer(&self) -> Option<Arc<dyn File>> {
-        self.writer.lock().clone()
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.close(true, true);
     }
 }
 
 impl File for End {
-    fn read(&self, at: u64, to: &mut [u8]) -> Result<usize, Errno> {
-        self.reader().map_or(Ok(0), |reader| reader.read(at, to))
+    fn read(&self, _at: u64, to: &mut [u8]) -> Result<usize, Errno> {
+        self.receive(to, false).map(|received| received.bytes)
     }
-    fn write(&self, at: u64, from: &[u8]) -> Result<usize, Errno> {
-        // A stream socket takes what fits, also of a short write.
-        self.writer().ok_or(Errno::EPIPE)?.write(at, from)
+    fn write(&self, _at: u64, from: &[u8]) -> Result<usize, Errno> {
+        self.send(from, None)
+    }
+    fn ioctl(&self, command: u32, arg: u64, caller: &dyn Caller) -> Result<i64, Errno> {
+        if command != FIONREAD {
+            return Err(Errno::ENOTTY);
+        }
+        let waiting = self.from.state.lock().bytes as u32;
+        caller.memory().copy_out(arg, &waiting.to_le_bytes())?;
+        Ok(0)
     }
     fn ready(&self) -> Ready {
-        let read = self.reader().map_or(Ready::READ.or(Ready::READ_HANGUP), |reader| {
-            let ready = reader.ready();
-            // The end of the stream can be read.
-            ready.or(Ready::READ.or(Ready::READ_HANGUP).when(ready.0 & POLLHUP != 0))
-        });
-        let write = self.writer().map_or(Ready::WRITE, |writer| writer.ready());
-        read.or(write)
+        let incoming = self.from.state.lock();
+        let over = !incoming.writer || !incoming.reader;
+        let read = Ready::READ.when(!incoming.messages.is_empty() || over).or(Ready::READ_HANGUP.when(over));
+        drop(incoming);
+        let outgoing = self.to.state.lock();
+        let gone = !outgoing.reader;
+        read.or(Ready::WRITE.when(gone || outgoing.bytes < CAPACITY / 2)).or(Ready::HANGUP.when(gone && over))
     }
     fn tickets(&self, to: &mut Vec<Ticket>) {
-        to.extend(self.events.iter().map(Event::ticket));
+        to.extend([self.from.event.ticket(), self.to.event.ticket()]);
     }
     fn event(&self) -> Option<Event> {
         // For edge-triggered epoll: what arrives.
-        Some(self.events[0].clone())
+        Some(self.from.event.clone())
     }
     fn stat(&self) -> Stat {
         Stat { mode: 0o777, ..Stat::anonymous(FileKind::Socket) }
@@ -86,20 +134,83 @@ impl Socket for End {
         if to.is_some() {
             return Err(Errno::EISCONN);
         }
-        self.write(0, from)
+        let stream = self.delivery == Delivery::Stream;
+        if !stream && from.len() > CAPACITY {
+            return Err(Errno::EMSGSIZE);
+        }
+        let mut state = self.to.state.lock();
+        if !state.reader || !state.writer {
+            return Err(Errno::EPIPE);
+        }
+        let room = CAPACITY - state.bytes;
+        if room == 0 || !stream && room < from.len() {
+            return Err(Errno::EAGAIN);
+        }
+        if stream && from.is_empty() {
+            return Ok(0);
+        }
+        let count = from.len().min(room);
+        let mut message = Vec::new();
+        message.try_reserve_exact(count).map_err(|_| Errno::ENOBUFS)?;
+        message.extend_from_slice(&from[..count]);
+        state.messages.push_back(message);
+        state.bytes += count;
+        drop(state);
+        self.to.event.signal();
+        Ok(count)
     }
     fn receive(&self, to: &mut [u8], peek: bool) -> Result<Received, Errno> {
-        if peek {
-            return Err(Errno::EOPNOTSUPP);
+        let mut state = self.from.state.lock();
+        if state.messages.is_empty() {
+            let over = !state.writer || !state.reader || to.is_empty() && self.delivery == Delivery::Stream;
+            // A datagram socket has no end: its other side may be gone, and more may come from elsewhere.
+            let nothing = Received { bytes: 0, whole: 0, from: None };
+            return if over { Ok(nothing) } else { Err(Errno::EAGAIN) };
         }
-        let bytes = self.read(0, to)?;
+        if self.delivery != Delivery::Stream {
+            let Some(message) = (if peek { state.messages.front().cloned() } else { state.messages.pop_front() })
+            else {
+                return Err(Errno::EAGAIN);
+            };
+            if !peek {
+                state.bytes -= message.len();
+            }
+            drop(state);
+            let bytes = message.len().min(to.len());
+            to[..bytes].copy_from_slice(&message[..bytes]);
+            self.from.event.signal();
+            return Ok(Received { bytes, whole: message.len(), from: None });
+        }
+        let mut bytes = 0;
+        for message in &state.messages {
+            let part = message.len().min(to.len() - bytes);
+            to[bytes..bytes + part].copy_from_slice(&message[..part]);
+            bytes += part;
+            if bytes == to.len() {
+                break;
+            }
+        }
+        if !peek {
+            let mut left = bytes;
+            while let Some(front) = state.messages.front_mut() {
+                if front.len() > left {
+                    front.drain(..left);
+                    break;
+                }
+                left -= front.len();
+                state.messages.pop_front();
+                if left == 0 {
+                    break;
+                }
+            }
+            state.bytes -= bytes;
+        }
+        drop(state);
+        self.from.event.signal();
         Ok(Received { bytes, whole: bytes, from: None })
     }
     fn shutdown(&self, read: bool, write: bool) -> Result<(), Errno> {
-        let gone =
-            (if read { self.reader.lock().take() } else { None }, if write { self.writer.lock().take() } else { None });
-        // Dropping an end signals its event.
-        drop(gone);
+        self.close(read, write);
         Ok(())
     }
     fn local(&self) -> Result<Address, Errno> {
@@ -112,11 +223,16 @@ impl Socket for End {
         if level == SOL_SOCKET { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
     }
     fn option(&self, level: u64, name: u64) -> Result<Vec<u8>, Errno> {
+        let kind = match self.delivery {
+            Delivery::Stream => SOCK_STREAM,
+            Delivery::Packets => SOCK_SEQPACKET,
+            Delivery::Datagrams => SOCK_DGRAM,
+        };
         let value: u32 = match (level, name) {
             (SOL_SOCKET, SO_ERROR) => 0,
-            (SOL_SOCKET, SO_TYPE) => SOCK_STREAM as u32,
+            (SOL_SOCKET, SO_TYPE) => kind as u32,
             (SOL_SOCKET, SO_DOMAIN) => u32::from(AF_UNIX),
-            (SOL_SOCKET, SO_SNDBUF | SO_RCVBUF) => vfs::PIPE_CAPACITY as u32,
+            (SOL_SOCKET, SO_SNDBUF | SO_RCVBUF) => CAPACITY as u32,
             _ => return Err(Errno::ENOPROTOOPT),
         };
         Ok(value.to_le_bytes().to_vec())
@@ -130,10 +246,14 @@ mod tests {
 
     #[test]
     fn bytes_cross_and_a_shutdown_is_told() {
-        let (one, two) = pair();
+        let (one, two) = pair(Delivery::Stream);
         let mut buffer = [0; 8];
-        assert_eq!(one.write(0, b"ping"), Ok(4));
-        assert_eq!(two.read(0, &mut buffer), Ok(4));
+        assert_eq!(one.write(0, b"pi"), Ok(2));
+        assert_eq!(one.write(0, b"ngs"), Ok(3));
+        assert_eq!(two.socket().unwrap().receive(&mut buffer[..4], true).unwrap().bytes, 4);
+        assert_eq!(two.read(0, &mut buffer[..4]), Ok(4));
+        assert_eq!(&buffer[..4], b"ping");
+        assert_eq!(two.read(0, &mut buffer), Ok(1));
         assert_eq!(two.read(0, &mut buffer), Err(Errno::EAGAIN));
         let mut tickets = Vec::new();
         two.tickets(&mut tickets);
@@ -141,9 +261,28 @@ mod tests {
         assert!(tickets.iter().any(Ticket::fired));
         assert_eq!(two.read(0, &mut buffer), Ok(0));
         assert_ne!(two.ready().0 & POLLIN, 0);
+        assert_eq!(one.write(0, b"x"), Err(Errno::EPIPE));
         assert_eq!(two.write(0, b"still"), Ok(5));
         assert_eq!(one.read(0, &mut buffer), Ok(5));
         drop(one);
         assert_eq!(two.write(0, b"x"), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn packets_keep_their_borders() {
+        let (one, two) = pair(Delivery::Packets);
+        let mut buffer = [0; 8];
+        assert_eq!(one.write(0, b"first"), Ok(5));
+        assert_eq!(one.write(0, b"two"), Ok(3));
+        assert_eq!(
+            two.socket().unwrap().receive(&mut buffer[..2], false),
+            Ok(Received { bytes: 2, whole: 5, from: None })
+        );
+        assert_eq!(two.read(0, &mut buffer), Ok(3));
+        assert_eq!(one.write(0, &alloc::vec![0; CAPACITY + 1]), Err(Errno::EMSGSIZE));
+        assert_eq!(one.write(0, &alloc::vec![0; CAPACITY]), Ok(CAPACITY));
+        assert_eq!(one.write(0, b"x"), Err(Errno::EAGAIN));
+        drop(two);
+        assert_eq!(one.write(0, b"x"), Err(Errno::EPIPE));
     }
 }

@@ -9,6 +9,7 @@ constants! {
     AF_INET6: u16 = 10,
     SOCK_STREAM: u64 = 1,
     SOCK_DGRAM: u64 = 2,
+    SOCK_SEQPACKET: u64 = 5,
     SOCK_TYPE_MASK: u64 = 0xf,
     SOCK_NONBLOCK: u64 = 0o4000,
     SOCK_CLOEXEC: u64 = 0o2000000,
