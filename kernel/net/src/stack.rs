@@ -430,6 +430,9 @@ impl Stack {
             }
             (entry.local, entry.peer, entry.began_ns, entry.told) = (local, Some(remote), now_ns, false);
             entry.state = State::Connecting(conn);
+            // A socket that was never connected is writable, which is old news; inside the machine the connection may
+            // be there before this call ends, which is not.
+            entry.last = vfs::Ready::NONE;
             Err(Errno::EINPROGRESS)
         })
     }

@@ -173,6 +173,21 @@ fn bytes_cross_the_link_in_order() {
 }
 
 #[test]
+fn a_connection_inside_the_machine_wakes_whoever_waits_for_it() {
+    let bench = Bench::new();
+    let listener = listener(&bench.a, [0; 4], 8080);
+    let client = socket(&bench.a);
+    // Others' calls look at every socket, so that it was seen writable before it is connected.
+    bench.run(2);
+    let ticket = client.event().unwrap().ticket();
+    assert_eq!(client.connect(v4(A, 8080)), Err(Errno::EINPROGRESS));
+    bench.run(5);
+    assert!(ticket.fired());
+    assert_eq!(client.connect(v4(A, 8080)), Ok(()));
+    drop(listener);
+}
+
+#[test]
 fn lost_frames_are_sent_again() {
     let bench = Bench::lossy(23);
     let (client, server) = bench.pair();
