@@ -1,6 +1,7 @@
 //! /dev/iommu, /dev/vfio, and what programs read about devices in /sys, with Linux's names and texts.
 
 use crate::devices::Inventory;
+use crate::events;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -16,7 +17,7 @@ pub fn install(tree: &Tree, inventory: &'static Inventory) {
         }
     };
     if !inventory.units.is_empty() {
-        put("/dev/iommu", iommu_node());
+        put("/dev/iommu", iommu_node(|| events::send("ioas", &[])));
     }
     put("/dev/vfio/devices", Node::directory(0o755));
     put("/sys/bus/pci/devices", Node::directory(0o755));

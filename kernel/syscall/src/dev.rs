@@ -206,7 +206,7 @@ impl vfio::Caller for Cx {
     fn iommufd(&self, fd: i32) -> Result<Arc<Context>, Errno> {
         let file = self.file(fd)?;
         let object: &dyn Any = &*file.file;
-        object.downcast_ref::<IommuFile>().map(|file| file.0.clone()).ok_or(Errno::EBADFD)
+        object.downcast_ref::<IommuFile>().map(|file| file.context.clone()).ok_or(Errno::EBADFD)
     }
     fn install(&self, file: Arc<DataFile>) -> Result<i32, Errno> {
         Cx::install(self, OpenFile::new(Arc::new(MigrationFile(file)), O_RDWR), true)
