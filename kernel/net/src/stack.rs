@@ -280,11 +280,10 @@ impl Stack {
         let entry = entries.get_mut(id).and_then(Option::as_mut).ok_or(Errno::EBADF)?;
         entry.refresh(nets, now_ns);
         let result = f(entry, nets, now_ns);
+        // What the call left is what the program knows. What the pump brings in is news and gets announced: a caller that
+        // was told EAGAIN has taken its ticket before, and sleeps.
+        entry.last = entry.ready(nets);
         inner.pump(now_ns);
-        let Inner { nets, entries, .. } = &mut *inner;
-        if let Some(entry) = entries.get_mut(id).and_then(Option::as_mut) {
-            entry.last = entry.ready(nets);
-        }
         result
     }
 
