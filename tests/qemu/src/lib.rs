@@ -152,13 +152,14 @@ pub fn exec(profile: Profile, program: &str, args: &[&str]) -> Result<Ran> {
     guest::finish_program(qemu, &mut std::io::sink(), Some(SILENCE))
 }
 
-/// Runs the same file on this Linux: what the kernel must do as well.
+/// Runs the same file on this Linux, with standard error where standard output goes: what the kernel must do as well.
 ///
 /// # Errors
 /// It cannot be started.
 pub fn on_linux(path: &Path, args: &[&str]) -> Result<Ran> {
     use std::os::unix::process::ExitStatusExt;
-    let output = std::process::Command::new(path).args(args).env_clear().output()?;
+    let script = ["-c", "exec \"$0\" \"$@\" 2>&1 </dev/null"];
+    let output = std::process::Command::new("/bin/sh").args(script).arg(path).args(args).env_clear().output()?;
     let status = output.status.code().or_else(|| output.status.signal().map(|signal| 128 + signal));
     Ok(Ran { status: status.unwrap_or(255) as u8, output: output.stdout })
 }
