@@ -43,11 +43,6 @@ static ECAM: Once<Ecam> = Once::new();
 static BARS: Once<Bars> = Once::new();
 static INVENTORY: Once<Inventory> = Once::new();
 
-/// The inventory; `None` before [`init`].
-pub fn inventory() -> Option<&'static Inventory> {
-    INVENTORY.get()
-}
-
 /// Enumerates, silences every device, brings the units up with every stream blocked, sorts functions into groups.
 pub fn init(info: &BootInfo, dmar: Option<&[u8]>, mcfg: Option<&[u8]>) -> &'static Inventory {
     let windows = iommu::ecam_windows(mcfg);

@@ -21,14 +21,12 @@ pub fn with_status(status: u8) -> ! {
 }
 
 /// A signal ended the first program.
-#[allow(dead_code)]
 pub fn with_signal(signal: u8) -> ! {
     send("exit", &[("signal", Value::Number(signal.into()))]);
     port::exit(OTHER)
 }
 
 /// There is nothing to run.
-#[allow(dead_code)]
 pub fn not_started(why: &str) -> ! {
     log::error!("{why}");
     send("error", &[("message", Value::Text(why))]);

@@ -110,4 +110,7 @@ fn report(info: &BootInfo) {
         time::wall_clock_seconds()
     );
     info!("memory in use: {} KiB", memory::frames().used_bytes() >> 10);
+    if let Some((first, end)) = memory::frames().reserve() {
+        info!("kept for a next kernel: {first:#x}..={:#x}", end - 1);
+    }
 }

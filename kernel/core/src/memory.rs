@@ -173,10 +173,6 @@ impl FrameTable {
     pub fn overlaps_ram(&self, first: u64, end: u64) -> bool {
         self.ram.all().iter().any(|&(f, e)| first < e && f < end)
     }
-    /// Ranges of memory: base and end.
-    pub fn ranges(&self) -> &[(u64, u64)] {
-        self.ram.all()
-    }
     /// The region kept for a next kernel: base and end.
     pub fn reserve(&self) -> Option<(u64, u64)> {
         self.reserve

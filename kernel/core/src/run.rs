@@ -35,7 +35,6 @@ pub type Poller = Box<dyn FnMut() -> Option<u64> + Send>;
 static POLLERS: Mutex<Vec<Poller>> = Mutex::new(Vec::new());
 
 /// Adds a device to be polled.
-#[allow(dead_code)]
 pub fn on_poll(poller: Poller) {
     POLLERS.lock().push(poller);
 }

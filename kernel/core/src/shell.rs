@@ -46,11 +46,7 @@ impl Editor {
                 console::print(format_args!("\n"));
                 return Some(core::mem::take(&mut self.line));
             }
-            0x7f | 0x08 => {
-                if self.line.pop().is_some() {
-                    console::print(format_args!("\u{8} \u{8}"));
-                }
-            }
+            0x7f | 0x08 if self.line.pop().is_some() => console::print(format_args!("\u{8} \u{8}")),
             0x15 => {
                 for _ in 0..self.line.len() {
                     console::print(format_args!("\u{8} \u{8}"));

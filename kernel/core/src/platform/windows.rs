@@ -1,6 +1,5 @@
 //! Device register windows in the kernel's device area.
 
-use alloc::sync::Arc;
 use arch_x86_64::mmio::Window;
 use arch_x86_64::paging::{Kind, map_kernel};
 use arch_x86_64::{DEVICE_AREA, PAGE};
@@ -57,9 +56,4 @@ impl iommu_api::Mmio for Registers {
     fn w64(&self, offset: usize, value: u64) {
         self.0.w64(offset, value);
     }
-}
-
-/// Maps registers for a driver.
-pub fn registers(phys: u64, bytes: usize) -> Option<Arc<dyn iommu_api::Mmio>> {
-    Some(Arc::new(Registers(map(phys, bytes)?)))
 }
