@@ -152,7 +152,7 @@ impl Image {
         }
     }
 
-    /// Packs programs (name in /bin, file on the host) into an initrd at `to`.
+    /// Packs programs (name in /bin, file on the host), and the names of the kernel's functions, into an initrd at `to`.
     ///
     /// # Errors
     /// A file cannot be read or written.
@@ -162,6 +162,7 @@ impl Image {
             let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             archive.file(&format!("bin/{name}"), bytes);
         }
+        archive.file("kernel.map", crate::symbols::map(&self.kernel)?);
         std::fs::write(to, archive.pack()).with_context(|| format!("cannot write {}", to.display()))
     }
 

@@ -17,4 +17,5 @@ pub mod run;
 pub mod sender;
 pub mod serial;
 pub mod setup;
+pub mod symbols;
 pub mod ui;

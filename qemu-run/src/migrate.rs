@@ -211,6 +211,10 @@ pub fn run(ui: &Ui, tools: &Tools, options: &Options, image: &Image, job: &Job) 
     story.phase = None;
     let counts = feed.counts();
     let mut report = story.report;
+    if report.bytes_total == 0 {
+        // No GO, so no total from the source.
+        report.bytes_total = report.rounds.iter().chain(&report.stop_copy).map(|round| round.bytes).sum();
+    }
     report.frames_sent = counts.sent;
     report.frames_resent = counts.resent;
     report.frames_resent_acknowledged = counts.resent_acknowledged;
@@ -349,10 +353,11 @@ impl Story<'_> {
                     self.report.notes.push(note);
                 }
             }
-            "progress" => {
+            // The source's: the destination's come late, after the next phase has begun.
+            "progress" if source => {
                 self.begin(&text("phase"), number("total"));
                 if let Some((_, phase)) = &self.phase {
-                    phase.at(number("done"), side.name());
+                    phase.at(number("done"), "");
                 }
             }
             "round" => self.report.rounds.push(round(fields)),

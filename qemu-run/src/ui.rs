@@ -46,17 +46,7 @@ impl Ui {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        if bar.is_none() && !self.quiet {
-            eprintln!("{name} ...");
-        }
-        Phase {
-            bar,
-            quiet: self.quiet,
-            name: name.to_owned(),
-            total,
-            began: Instant::now(),
-            said: Mutex::new(Instant::now()),
-        }
+        Phase { bar, quiet: self.quiet, name: name.to_owned(), total, began: Instant::now(), said: Mutex::new(None) }
     }
 }
 
@@ -73,27 +63,42 @@ pub struct Phase {
     name: String,
     total: u64,
     began: Instant,
-    said: Mutex<Instant>,
+    said: Mutex<Option<Instant>>,
 }
 
-/// Without a terminal a line appears at most this often.
+/// Without a terminal the first line appears after this time: what is done sooner has only its last line.
+const PLAIN_FIRST: Duration = Duration::from_millis(1500);
+/// And then one this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
 impl Phase {
     /// How far it is, in the unit of `total`, and a few words.
     pub fn at(&self, done: u64, words: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(words.to_owned());
-            return;
-        }
-        let Ok(mut said) = self.said.lock() else { return };
-        if !self.quiet && said.elapsed() >= PLAIN_EVERY {
-            *said = Instant::now();
-            match (done * 100).checked_div(self.total) {
-                Some(percent) => eprintln!("{} ... {percent} % {words}", self.name),
-                None => eprintln!("{} ... {} s {words}", self.name, self.began.elapsed().as_secs()),
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(words.to_owned());
             }
+            None => self.plain(|| match (done * 100).checked_div(self.total) {
+                Some(percent) => format!("{percent} % {words}"),
+                None => format!("{} s {words}", self.began.elapsed().as_secs()),
+            }),
+        }
+    }
+
+    /// It is still under way; nothing more is known.
+    pub fn tick(&self) {
+        if self.bar.is_none() {
+            self.plain(|| format!("{} s", self.began.elapsed().as_secs()));
+        }
+    }
+
+    fn plain(&self, words: impl Fn() -> String) {
+        let Ok(mut said) = self.said.lock() else { return };
+        let due = said.map_or(self.began + PLAIN_FIRST, |last| last + PLAIN_EVERY);
+        if !self.quiet && Instant::now() >= due {
+            *said = Some(Instant::now());
+            eprintln!("{} ... {}", self.name, words());
         }
     }
 
