@@ -8,7 +8,7 @@ pub const USAGE: &str = "\
 usage: devhost source      --peer IP:PORT [--region BYTES] [--seed N] [--max-rounds N] [--min-rounds N] [--stop-pages N]
                            [--after-frames N] [--patience SECONDS] [--linger SECONDS] [--no-dirty] [--no-soft-dirty]
        devhost destination --listen PORT [--region BYTES] [--seed N] [--patience SECONDS]
-       devhost check NAME...   one of: abi map stray edu-dma edu-dirty link (see `devhost check --help`)";
+       devhost check [NAME...]   all, or those that `devhost check --help` lists";
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

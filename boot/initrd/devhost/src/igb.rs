@@ -205,6 +205,9 @@ impl Driver {
             self.w32(bar, at, value);
         }
         self.rings.rx_told = self.rings.rx_tail;
+        if !self.link(bar) {
+            self.restart_link(bar);
+        }
     }
 
     /// Whether the link is up.

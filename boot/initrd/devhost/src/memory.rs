@@ -126,14 +126,14 @@ pub trait Bar: Send + Sync {
     }
 }
 
-/// A mapped window of registers.
+/// A mapped window of registers, unmapped when it is dropped: a mapping keeps the device's file open.
 pub struct Window {
     base: *mut u8,
     len: usize,
 }
 
-// SAFETY: the window is device memory mapped for the life of the process (see `new`); every access is a single volatile
-// load or store, which may be made from any thread.
+// SAFETY: the window owns a mapping of device memory (see `new`); every access is a single volatile load or store, which
+// may be made from any thread.
 unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
@@ -142,7 +142,7 @@ impl Window {
     /// Takes over a mapping.
     ///
     /// # Safety
-    /// `base` must be page aligned and point to `len` bytes of mapped device registers that stay mapped for ever.
+    /// `base` must be page aligned and be `len` bytes of device registers that were mapped for this window alone.
     pub unsafe fn new(base: *mut u8, len: usize) -> Self {
         Self { base, len }
     }
@@ -153,6 +153,13 @@ impl Window {
         );
         // SAFETY: inside the mapping that `new` was given, by the assertion above.
         unsafe { self.base.add(at).cast() }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping that `new` took over; no reference into it exists, only `at()`'s short-lived addresses.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
     }
 }
 

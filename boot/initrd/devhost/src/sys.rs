@@ -191,7 +191,7 @@ pub unsafe fn unmap_memory(memory: &'static [AtomicU64]) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Maps `length` bytes of a device region at `offset` of its file, for ever.
+/// Maps `length` bytes of a device region at `offset` of its file.
 ///
 /// # Errors
 /// The errno of mmap.
@@ -204,7 +204,7 @@ pub fn map_window(file: &File, offset: u64, length: usize) -> io::Result<Window>
     if at == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a page-aligned mapping of `length` bytes of device registers that is never unmapped.
+    // SAFETY: a page-aligned mapping of `length` bytes of device registers, made just now for the window.
     Ok(unsafe { Window::new(at.cast(), length) })
 }
 

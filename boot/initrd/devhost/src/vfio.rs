@@ -169,6 +169,10 @@ impl Device {
         let busy = busy.map(|why| format!(" ({why})")).unwrap_or_default();
         Err(format!("no device {name} among /dev/vfio/devices{busy}"))
     }
+    /// The file's descriptor, for calls that only checks make.
+    pub fn raw_fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
     /// Registers of BAR 0.
     pub fn bar(&self) -> &dyn Bar {
         &self.bar
