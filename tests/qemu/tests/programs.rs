@@ -108,6 +108,11 @@ fn rust_files() {
 }
 
 #[test]
+fn rust_sockets() {
+    same("rust-suite", &["sockets"]);
+}
+
+#[test]
 fn rust_time() {
     same("rust-suite", &["time"]);
 }
