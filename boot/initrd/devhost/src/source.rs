@@ -61,7 +61,7 @@ impl Options {
             no_dirty: false,
             no_soft_dirty: false,
             connect: Duration::from_secs(60),
-            patience: Duration::from_secs(30),
+            patience: Duration::from_secs(20),
             linger: Duration::from_secs(30),
         }
     }
