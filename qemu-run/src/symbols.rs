@@ -32,10 +32,43 @@ pub fn map(kernel: &Path) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-/// The identifiers of a mangled name (Rust's v0 scheme), joined; other names as they are. Not a demangler: generic arguments come after
-/// the path they belong to, and basic types are left out.
+/// The path in a name of Rust's older scheme: `_ZN`, identifiers with their lengths, a hash, `E`.
+fn older(mut rest: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    loop {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (length, tail) = rest.split_at(digits);
+        let Some((identifier, tail)) = length.parse().ok().and_then(|length| tail.split_at_checked(length)) else {
+            break;
+        };
+        parts.push(identifier);
+        rest = tail;
+    }
+    let is_hash = |part: &&str| part.len() == 17 && part.starts_with('h');
+    if parts.last().is_some_and(is_hash) {
+        parts.pop();
+    }
+    let signs = [
+        ("..", "::"),
+        ("$LT$", "<"),
+        ("$GT$", ">"),
+        ("$u20$", " "),
+        ("$RF$", "&"),
+        ("$C$", ","),
+        ("$u7b$", "{"),
+        ("$u7d$", "}"),
+    ];
+    let path = signs.iter().fold(parts.join("::"), |path, (sign, meant)| path.replace(sign, meant));
+    path.chars().take(LONGEST).collect()
+}
+
+/// The identifiers of a mangled name (Rust's v0 scheme and the one before), joined; other names as they are. Not a demangler: in v0
+/// generic arguments come after the path they belong to, and basic types are left out.
 fn readable(name: &str) -> String {
     let name = name.split(".llvm.").next().unwrap_or(name);
+    if let Some(rest) = name.strip_prefix("_ZN") {
+        return older(rest);
+    }
     let Some(mut rest) = name.strip_prefix("_R") else { return name.chars().take(LONGEST).collect() };
     let mut parts: Vec<&str> = Vec::new();
     while let Some(first) = rest.chars().next() {
@@ -73,6 +106,10 @@ mod tests {
         let closure = "_RNCNvNtNtCsegoZmTB8Y0R_17compiler_builtins3mem5impls13compare_bytess1_0B7_.llvm.147653";
         assert_eq!(readable(closure), "compiler_builtins::mem::impls::compare_bytes");
         assert_eq!(readable("_RNvCsfLfy6EI15iL_7___rustc14___rust_realloc"), "__rustc::__rust_realloc");
+        assert_eq!(readable("_ZN11kernel_core4main17ha79a5321a4b63e5cE"), "kernel_core::main");
+        let implementation = "_ZN47_$LT$mm..Frames$u20$as$u20$core..fmt..Debug$GT$3fmt17h0f3fb7866b2423ccE";
+        assert_eq!(readable(implementation), "_<mm::Frames as core::fmt::Debug>::fmt");
+        assert_eq!(readable("_ZN99x"), "");
         assert_eq!(readable("trap_common"), "trap_common");
         assert_eq!(readable("_R9999x"), "x");
         assert_eq!(readable("_R"), "");

@@ -1,14 +1,13 @@
 //! The names programs see at first: those of the initial archive. `syscall` adds /dev and /proc.
 
 use crate::machine::X86;
-use crate::{memory, symbols};
+use crate::memory;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use log::{error, info};
 use mm::ShmemStores;
 use task::Machine;
-use vfs::{Node, NodeBody, Tree, Viewer, cpio};
+use vfs::{Node, Tree, Viewer, cpio};
 
 /// Builds the tree over the archive's bytes.
 pub fn tree(archive: &'static [u8], machine: X86) -> Arc<Tree> {
@@ -28,24 +27,5 @@ pub fn tree(archive: &'static [u8], machine: X86) -> Arc<Tree> {
             error!("{path}: {e:?}");
         }
     }
-    if let Some(map) = read(&tree, b"/kernel.map") {
-        symbols::set(map.leak());
-    }
     Arc::new(tree)
-}
-
-/// A file of the archive, whole.
-fn read(tree: &Tree, path: &[u8]) -> Option<Vec<u8>> {
-    let place = tree.resolve(&tree.root(), path, Viewer::default(), true).ok()?;
-    let NodeBody::Regular(store) = place.node().body() else { return None };
-    let store = store.lock();
-    let mut bytes = alloc::vec![0; usize::try_from(store.size()).ok()?];
-    let mut at = 0;
-    while at < bytes.len() {
-        match store.read_at(at as u64, &mut bytes[at..]) {
-            Ok(count) if count > 0 => at += count,
-            _ => return None,
-        }
-    }
-    Some(bytes)
 }

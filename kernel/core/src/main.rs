@@ -39,6 +39,8 @@ fn main(info: BootInfo) -> ! {
     trap::on_fatal(panic::exception);
     let image = arch_x86_64::image();
     memory::init(&info, &image);
+    let archive = platform::start::initrd(&info);
+    symbols::init(archive);
     apic::init(&platform::windows::map);
     events::send("boot", &[("image_bytes", events::Value::Number(image.data.1 - image.text.0))]);
     info!("portolan {} on x86-64", env!("CARGO_PKG_VERSION"));
@@ -73,7 +75,7 @@ fn main(info: BootInfo) -> ! {
         _ => {}
     }
     selftest::run(&info);
-    let runner = run::Runner::new(platform::start::initrd(&info));
+    let runner = run::Runner::new(archive);
     nodes::install(&runner.kernel.tree, inventory);
     let mut looked = 0;
     run::on_poll(Box::new(move || {

@@ -22,10 +22,11 @@ fn begin() {
 fn trace(first: Option<u64>, frame: u64) -> ! {
     let _ = writeln!(Port, "backtrace:");
     let mut n = 0;
-    let mut line = |at: u64| {
-        match crate::symbols::name(at) {
+    // A return address may be the first of the next function, if the call never comes back: look at the byte before.
+    let mut line = |at: u64, back: u64| {
+        match crate::symbols::name(at - back) {
             Some((name, offset)) => {
-                let _ = writeln!(Port, "  {n:2}: {at:#x} {name}+{offset:#x}");
+                let _ = writeln!(Port, "  {n:2}: {at:#x} {name}+{:#x}", offset + back);
             }
             None => {
                 let _ = writeln!(Port, "  {n:2}: {at:#x}");
@@ -34,9 +35,9 @@ fn trace(first: Option<u64>, frame: u64) -> ! {
         n += 1;
     };
     if let Some(at) = first {
-        line(at);
+        line(at, 0);
     }
-    start::backtrace(frame, line);
+    start::backtrace(frame, |at| line(at, 1));
     exit::panicked()
 }
 
