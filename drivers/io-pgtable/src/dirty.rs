@@ -1,8 +1,8 @@
 //! Which pages a device wrote.
 
 use crate::PtFormat;
-use crate::engine::{PageTable, Unpublished, shift, slots};
-use core::sync::atomic::Ordering;
+use crate::engine::{PageTable, Unpublished, members, shift, slots};
+use core::sync::atomic::{AtomicU64, Ordering};
 use iommu_api::{DirtySink, Gather, ReadDirty, TableMem};
 use iommu_types::{Error, IovaRange, Phys};
 
@@ -70,7 +70,7 @@ impl<F: PtFormat> PageTable<F> {
     /// Reports what devices wrote in `range`, in runs of whole granules, and clears it if asked to.
     ///
     /// Pages without the right to write are not reported: under the accessed-or-dirty rule a read of them leaves a trace
-    /// too. A larger leaf that lies partly in `range` is reported (its part in `range`) but not cleared, because its
+    /// too. A larger item that lies partly in `range` is reported (its part in `range`) but not cleared, because its
     /// other part would be lost.
     ///
     /// # Errors
@@ -91,7 +91,10 @@ impl<F: PtFormat> PageTable<F> {
         let report = Report { sink, range, granule, open: None, undo: [None; UNDO], used: 0 };
         let mut read = Read { mem, report, clear: how == ReadDirty::Clear, gather: Gather::none() };
         let top = self.config.levels - 1;
-        let result = self.read_below(&mut read, self.root, top, 0, walk).and_then(|()| read.report.finish());
+        let mut tops = self.tops();
+        let result = tops
+            .try_for_each(|(table, base)| self.read_below(&mut read, table, top, base, walk))
+            .and_then(|()| read.report.finish());
         let Read { report, gather, clear, .. } = read;
         match result {
             Ok(()) => Ok(gather),
@@ -107,6 +110,16 @@ impl<F: PtFormat> PageTable<F> {
         }
     }
 
+    /// Back to clean, by one atomic, never load-then-store: a write in between must stay visible.
+    #[inline]
+    fn clean(&self, word: &AtomicU64) {
+        if self.dirty_low == 0 {
+            word.fetch_and(!self.dirty_mask, Ordering::AcqRel);
+        } else {
+            word.fetch_or(self.dirty_low, Ordering::AcqRel);
+        }
+    }
+
     fn read_below<M: TableMem>(
         &self,
         read: &mut Read<'_, '_, M>,
@@ -119,17 +132,31 @@ impl<F: PtFormat> PageTable<F> {
         let mut unpublished = Unpublished::new(table);
         let mut cleared: Option<(u64, u64)> = None;
         let mut result = Ok(());
-        let mask = self.dirty_mask;
+        let mut done = 0;
         for (slot, at) in slots(base, level, range) {
             let word = &words[slot];
             let entry = word.load(Ordering::Relaxed);
             if level > 0 && F::present(entry) && !F::is_leaf(entry, level) {
                 result = self.read_below(read, F::target(entry), level - 1, at, range);
-            } else if entry & mask != 0 && F::present(entry) && F::writable(entry) {
+            } else if F::group(entry, level) != 0 && F::present(entry) {
+                // Hardware marks whichever entry of the item it walked: it is read and cleaned as one.
+                let item = members(slot, F::group(entry, level));
+                if slot < done || !words[item.clone()].iter().any(|word| self.is_dirty(word.load(Ordering::Relaxed))) {
+                    continue;
+                }
+                done = item.end;
+                let first = at - (((slot - item.start) as u64) << shift(level));
+                let end = first + (((item.len() as u64) << shift(level)) - 1);
+                if read.clear && first >= range.first() && end <= range.last() {
+                    words[item.clone()].iter().for_each(|word| self.clean(word));
+                    unpublished.add(item.start, item.end - 1);
+                    cleared = Some((cleared.map_or(first, |(first, _)| first), end));
+                }
+                result = read.report.add(first, end);
+            } else if self.is_dirty(entry) {
                 let end = at + ((1u64 << shift(level)) - 1);
                 if read.clear && at >= range.first() && end <= range.last() {
-                    // An atomic and, never load-then-store: a write in between must stay visible.
-                    word.fetch_and(!mask, Ordering::AcqRel);
+                    self.clean(word);
                     unpublished.add(slot, slot);
                     cleared = Some((cleared.map_or(at, |(first, _)| first), end));
                 }
@@ -148,12 +175,11 @@ impl<F: PtFormat> PageTable<F> {
 
     /// Marks every writable page that has a byte in `range` dirty.
     pub fn mark_dirty<M: TableMem>(&self, mem: &M, range: IovaRange) {
-        let mask = self.dirty_mask;
-        if mask == 0 {
+        if self.dirty_mask == 0 {
             return;
         }
         self.for_leaves(mem, range, &mut |word, entry, _| {
-            let set = |entry| (F::present(entry) && F::writable(entry)).then_some(entry | mask);
+            let set = |entry| (F::present(entry) && F::writable(entry)).then_some(self.dirtied(entry));
             F::writable(entry) && word.fetch_update(Ordering::AcqRel, Ordering::Acquire, set).is_ok()
         });
     }
@@ -165,12 +191,11 @@ impl<F: PtFormat> PageTable<F> {
     pub fn set_clean<M: TableMem>(&self, mem: &M) -> Result<Gather, Error> {
         self.tracks()?;
         let mut gather = Gather::none();
-        let mask = self.dirty_mask;
         self.for_leaves(mem, self.config.aperture, &mut |word, entry, range| {
-            if entry & mask == 0 {
+            if !self.is_dirty(entry) {
                 return false;
             }
-            word.fetch_and(!mask, Ordering::AcqRel);
+            self.clean(word);
             gather.add(range, false);
             true
         });

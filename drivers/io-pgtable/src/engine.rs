@@ -2,6 +2,7 @@
 
 use crate::PtFormat;
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use iommu_api::{Gather, TableMem, Translation, WORDS, Words};
 use iommu_types::{Access, DirtyRule, Error, Iova, IovaRange, PageSizes, Phys, PhysRun};
@@ -49,8 +50,12 @@ pub struct MapFailed {
 /// One table tree. Memory is handed in with every call; [`take_apart`](Self::take_apart) gives it back.
 pub struct PageTable<F> {
     pub(crate) root: Phys,
+    /// Tables at the top, side by side.
+    pub(crate) roots: u64,
     pub(crate) config: TableConfig,
+    /// Bits that show a write, and those of them that show it by being 0.
     pub(crate) dirty_mask: u64,
+    pub(crate) dirty_low: u64,
     leaf_bits: AtomicU64,
     format: PhantomData<fn() -> F>,
 }
@@ -58,6 +63,16 @@ pub struct PageTable<F> {
 /// Bits of iova below the index of `level`.
 pub(crate) const fn shift(level: u8) -> u32 {
     12 + 9 * level as u32
+}
+
+/// Item sizes that live at `level`: its own and its multiples, up to half of the next level's.
+pub(crate) const fn sizes_at(sizes: PageSizes, level: u8) -> u64 {
+    sizes.0 & (0x1ff << shift(level))
+}
+
+/// All powers of two that divide `x`, and everything below them; all for 0.
+const fn divisors(x: u64) -> u64 {
+    x ^ x.wrapping_sub(1)
 }
 
 /// Index of `iova` in a table of `level`.
@@ -140,14 +155,55 @@ impl Cursor<'_> {
 struct Fill<'a, M> {
     mem: &'a M,
     cursor: Cursor<'a>,
-    /// The next iova.
+    /// The next iova; wraps at the end of the address space.
     at: u64,
-    /// The last iova of the request.
-    last: u64,
+    /// Bytes still to be mapped.
+    left: u64,
     sizes: PageSizes,
     rights: u64,
     gather: Gather,
     report_added: bool,
+}
+
+impl<M> Fill<'_, M> {
+    /// The largest of `sizes` that fits here; 0 if none does.
+    fn best(&self, sizes: u64) -> u64 {
+        let Some(phys) = self.cursor.phys() else { return 0 };
+        let within = u64::MAX.checked_shr(self.left.leading_zeros()).unwrap_or(0);
+        let mut fits = sizes & divisors(self.at | phys) & within;
+        while fits != 0 {
+            let size = 1 << (63 - fits.leading_zeros());
+            if self.cursor.contiguous(size) {
+                return size;
+            }
+            fits ^= size;
+        }
+        0
+    }
+}
+
+/// A leaf that was found.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaf {
+    pub(crate) entry: u64,
+    pub(crate) table: Phys,
+    pub(crate) level: u8,
+    /// log2 of the entries of its item.
+    pub(crate) group: u32,
+}
+
+impl Leaf {
+    /// Of the item, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        1u64.checked_shl(shift(self.level) + self.group).unwrap_or(1 << 63)
+    }
+}
+
+/// The slots of the item of 2^`log2` entries that `slot` belongs to.
+#[inline]
+pub(crate) fn members(slot: usize, log2: u32) -> Range<usize> {
+    let first = slot >> log2 << log2;
+    first..first + (1 << log2)
 }
 
 impl<F: PtFormat> PageTable<F> {
@@ -159,32 +215,38 @@ impl<F: PtFormat> PageTable<F> {
         if config.levels < F::LEVELS.0 || config.levels > F::LEVELS.1 {
             return Err(Error::Invalid("the format does not have that many levels"));
         }
-        let top = 1u64 << shift(config.levels);
-        if config.aperture.last() >= top || !config.aperture.aligned(4096) {
+        let roots = config.aperture.last().checked_shr(shift(config.levels)).unwrap_or(0) + 1;
+        let roots = if roots <= F::TOP_TABLES { roots.next_power_of_two() } else { roots };
+        if roots > F::TOP_TABLES || !config.aperture.aligned(4096) {
             return Err(Error::Invalid("the aperture is wider than the table"));
         }
         config.page_sizes = config.page_sizes.and(F::SIZES);
+        config.phys_bits = config.phys_bits.min(F::PHYS_BITS);
         if !config.page_sizes.has(4096) {
             return Err(Error::Invalid("a table without 4 KiB leaves"));
         }
-        let dirty_mask = match config.dirty {
-            DirtyRule::None => 0,
-            DirtyRule::Bit(bit) if bit < 64 && 1 << bit == F::DIRTY => F::DIRTY,
+        let (dirty_mask, dirty_low) = match config.dirty {
+            DirtyRule::None => (0, 0),
+            DirtyRule::Bit(bit) if bit < 64 && 1 << bit == F::DIRTY => (F::DIRTY, 0),
             DirtyRule::AccessedOrDirty { accessed, dirty }
                 if accessed < 64 && dirty < 64 && 1 << accessed == F::ACCESSED && 1 << dirty == F::DIRTY =>
             {
-                F::ACCESSED | F::DIRTY
+                (F::ACCESSED | F::DIRTY, 0)
             }
-            _ => return Err(Error::Invalid("the format has its dirty bit elsewhere")),
+            rule => match F::MODIFIER {
+                Some(how) if how.rule == rule => (how.bit, if how.low { how.bit } else { 0 }),
+                _ => return Err(Error::Invalid("the format has its dirty bit elsewhere")),
+            },
         };
-        let root = mem.alloc()?;
+        // At most 16, and aligned to their size: the address field of the register or entry needs that.
+        let root = mem.alloc_run(roots as usize)?;
         if !config.coherent {
-            mem.publish(root, 4096);
+            mem.publish(root, 4096 * roots as usize);
         }
-        Ok(Self { root, config, dirty_mask, leaf_bits: AtomicU64::new(0), format: PhantomData })
+        Ok(Self { root, roots, config, dirty_mask, dirty_low, leaf_bits: AtomicU64::new(0), format: PhantomData })
     }
 
-    /// The top table.
+    /// The top table; the first one, where the aperture takes several side by side.
     pub fn root(&self) -> Phys {
         self.root
     }
@@ -194,22 +256,34 @@ impl<F: PtFormat> PageTable<F> {
         &self.config
     }
 
-    /// The item that holds `iova`.
-    pub fn translate<M: TableMem>(&self, mem: &M, iova: Iova) -> Option<Translation> {
-        let (entry, level) = self.leaf_at(mem, iova.0)?;
-        let size = 1u64 << shift(level);
-        let access = F::access(entry);
-        let dirty = entry & self.dirty_mask != 0 && F::writable(entry);
-        let base = F::target(entry).0 & !(size - 1);
-        Some(Translation { phys: Phys(base + (iova.0 & (size - 1))), access, size, dirty })
+    /// The top tables and the iova each starts at.
+    pub(crate) fn tops(&self) -> impl Iterator<Item = (Phys, u64)> + use<F> {
+        let (root, levels) = (self.root, self.config.levels);
+        // With one table the shift may be 66; it is of 0 then.
+        (0..self.roots).map(move |n| (Phys(root.0 + 4096 * n), n.checked_shl(shift(levels)).unwrap_or(0)))
     }
 
-    /// The leaf over `iova` and its level.
-    pub(crate) fn leaf_at<M: TableMem>(&self, mem: &M, iova: u64) -> Option<(u64, u8)> {
+    fn top_over(&self, iova: u64) -> Phys {
+        Phys(self.root.0 + 4096 * iova.checked_shr(shift(self.config.levels)).unwrap_or(0))
+    }
+
+    /// The item that holds `iova`.
+    pub fn translate<M: TableMem>(&self, mem: &M, iova: Iova) -> Option<Translation> {
+        let leaf = self.leaf_at(mem, iova.0)?;
+        let words = mem.words(leaf.table)?;
+        let slot = index(iova.0, leaf.level);
+        let dirty = words[members(slot, leaf.group)].iter().any(|word| self.is_dirty(word.load(Ordering::Acquire)));
+        let size = leaf.size();
+        let base = F::target(leaf.entry).0 & !(size - 1);
+        Some(Translation { phys: Phys(base + (iova.0 & (size - 1))), access: F::access(leaf.entry), size, dirty })
+    }
+
+    /// The leaf over `iova`.
+    pub(crate) fn leaf_at<M: TableMem>(&self, mem: &M, iova: u64) -> Option<Leaf> {
         if !self.config.aperture.holds(iova) {
             return None;
         }
-        let mut table = self.root;
+        let mut table = self.top_over(iova);
         let mut level = self.config.levels - 1;
         loop {
             let entry = mem.words(table)?[index(iova, level)].load(Ordering::Acquire);
@@ -217,11 +291,23 @@ impl<F: PtFormat> PageTable<F> {
                 return None;
             }
             if F::is_leaf(entry, level) {
-                return Some((entry, level));
+                return Some(Leaf { entry, table, level, group: F::group(entry, level) });
             }
             table = F::target(entry);
             level -= 1;
         }
+    }
+
+    /// Does the leaf show a write?
+    #[inline]
+    pub(crate) fn is_dirty(&self, entry: u64) -> bool {
+        (entry ^ self.dirty_low) & self.dirty_mask != 0 && F::present(entry) && F::writable(entry)
+    }
+
+    /// A writable leaf, written.
+    #[inline]
+    pub(crate) fn dirtied(&self, entry: u64) -> u64 {
+        entry & !self.dirty_mask | self.dirty_mask & !self.dirty_low
     }
 
     /// Maps `runs`, one after the other, from `iova`, with the largest leaves that fit and are not above `max_leaf`.
@@ -246,14 +332,18 @@ impl<F: PtFormat> PageTable<F> {
             mem,
             cursor: Cursor { runs, offset: 0 },
             at: range.first(),
-            last: range.last(),
+            left: range.len(),
             sizes,
             rights,
             gather: Gather::none(),
             report_added,
         };
-        let result = self.fill(&mut fill, self.root, self.config.levels - 1);
-        let Fill { mut gather, at, .. } = fill;
+        let mut result = Ok(());
+        while result.is_ok() && fill.left > 0 {
+            let top = self.top_over(fill.at);
+            result = self.fill(&mut fill, top, self.config.levels - 1);
+        }
+        let Fill { mut gather, left, .. } = fill;
         match result {
             Ok(()) => {
                 if report_added {
@@ -262,8 +352,8 @@ impl<F: PtFormat> PageTable<F> {
                 Ok(gather)
             }
             Err(error) => {
-                // What was stored lies in first..at and was empty before, so taking exactly that away is the undo.
-                if let Some(done) = at.checked_sub(1).and_then(|last| IovaRange::new(range.first(), last)) {
+                // What was stored was empty before, so taking exactly that away is the undo.
+                if let Some(done) = IovaRange::sized(range.first(), range.len() - left) {
                     self.clear(mem, done, &mut gather);
                 }
                 Err(MapFailed { error, gather })
@@ -303,11 +393,12 @@ impl<F: PtFormat> PageTable<F> {
             return Err(Error::Invalid("largest leaf is not a power of two of at least 4 KiB"));
         }
         let sizes = self.config.page_sizes.and(PageSizes(max_leaf | (max_leaf - 1)));
-        let mut rights = F::rights(access)? | self.leaf_bits.load(Ordering::Acquire);
+        let tracked = self.config.dirty != DirtyRule::None;
+        let mut rights = F::rights(access, tracked)? | self.leaf_bits.load(Ordering::Acquire);
         if self.config.ad == AdBits::Preset {
             rights |= F::ACCESSED;
             if F::writable(rights) {
-                rights |= F::DIRTY;
+                rights = self.dirtied(rights) | F::DIRTY;
             }
         }
         Ok((range, sizes, rights))
@@ -326,7 +417,7 @@ impl<F: PtFormat> PageTable<F> {
         result
     }
 
-    /// The tight loop: 4 KiB leaves, run by run.
+    /// The lowest level: 4 KiB leaves run by run in a tight loop, larger items where they fit.
     fn fill_pages<M: TableMem>(
         &self,
         fill: &mut Fill<'_, M>,
@@ -336,10 +427,25 @@ impl<F: PtFormat> PageTable<F> {
         loop {
             let from = index(fill.at, 0);
             let Some(phys) = fill.cursor.phys() else { return Ok(()) };
-            let pages = ((fill.last - fill.at) / 4096 + 1).min(fill.cursor.here() / 4096).min((WORDS - from) as u64);
+            let mut most = (fill.left / 4096).min(fill.cursor.here() / 4096).min((WORDS - from) as u64);
+            // Larger items start only where iova and address agree in the bits below their size.
+            let larger = sizes_at(fill.sizes, 0) & divisors(fill.at ^ phys) & !4096;
+            if larger != 0 {
+                let size = fill.best(larger);
+                if size != 0 {
+                    self.fill_item(fill, words, 0, size, unpublished)?;
+                    if fill.left == 0 || index(fill.at, 0) == 0 {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                let step = larger & larger.wrapping_neg();
+                let until = (step - (fill.at & (step - 1))) / 4096;
+                most = most.min(until);
+            }
             let mut leaf = F::leaf(0, Phys(phys), fill.rights);
             let mut stored = 0;
-            for word in &words[from..from + pages as usize] {
+            for word in &words[from..from + most as usize] {
                 if F::present(word.load(Ordering::Relaxed)) {
                     break;
                 }
@@ -348,15 +454,16 @@ impl<F: PtFormat> PageTable<F> {
                 leaf += 4096;
                 stored += 1;
             }
-            fill.at += 4096 * stored;
+            fill.at = fill.at.wrapping_add(4096 * stored);
+            fill.left -= 4096 * stored;
             if stored > 0 {
                 unpublished.add(from, from + stored as usize - 1);
             }
-            if stored < pages {
+            if stored < most {
                 return Err(Error::Exists);
             }
-            fill.cursor.advance(pages * 4096);
-            if fill.at > fill.last || from + pages as usize == WORDS {
+            fill.cursor.advance(most * 4096);
+            if fill.left == 0 || from + most as usize == WORDS {
                 return Ok(());
             }
         }
@@ -369,50 +476,65 @@ impl<F: PtFormat> PageTable<F> {
         level: u8,
         unpublished: &mut Unpublished,
     ) -> Result<(), Error> {
-        let size = 1u64 << shift(level);
-        for slot in index(fill.at, level)..WORDS {
-            let word = &words[slot];
-            let entry = word.load(Ordering::Acquire);
-            if self.leaf_fits(fill, size) {
-                let phys = fill.cursor.phys().unwrap_or(0);
-                let leaf = F::leaf(level, Phys(phys), fill.rights);
-                if !F::present(entry) {
-                    word.store(leaf, Ordering::Release);
-                } else if F::is_leaf(entry, level) || !self.is_empty(fill.mem, F::target(entry), level - 1) {
-                    return Err(Error::Exists);
-                } else {
-                    // Smaller unmaps left an empty table here. This call owns the whole slot, so nobody else is in it.
-                    word.store(leaf, Ordering::Release);
-                    self.cut(fill.mem, F::target(entry), level - 1, &mut fill.gather);
-                    if let Some(range) = IovaRange::sized(fill.at, size) {
-                        fill.gather.add(range, false);
-                    }
-                }
-                unpublished.add(slot, slot);
-                fill.at += size;
-                fill.cursor.advance(size);
-            } else {
-                if F::present(entry) && F::is_leaf(entry, level) {
-                    return Err(Error::Exists);
-                }
-                let next =
-                    if F::present(entry) { F::target(entry) } else { self.grow(fill, words, slot, unpublished)? };
-                self.fill(fill, next, level - 1)?;
+        let sizes = sizes_at(fill.sizes, level);
+        let mut slot = index(fill.at, level);
+        while slot < WORDS && fill.left > 0 {
+            let size = fill.best(sizes);
+            if size != 0 {
+                self.fill_item(fill, words, level, size, unpublished)?;
+                slot += (size >> shift(level)) as usize;
+                continue;
             }
-            if fill.at > fill.last {
-                break;
+            let entry = words[slot].load(Ordering::Acquire);
+            if F::present(entry) && F::is_leaf(entry, level) {
+                return Err(Error::Exists);
             }
+            let next =
+                if F::present(entry) { F::target(entry) } else { self.grow(fill, words, slot, level, unpublished)? };
+            self.fill(fill, next, level - 1)?;
+            slot += 1;
         }
         Ok(())
     }
 
-    /// May the next leaf have `size` bytes?
-    fn leaf_fits<M>(&self, fill: &Fill<'_, M>, size: u64) -> bool {
-        fill.sizes.has(size)
-            && fill.at & (size - 1) == 0
-            && fill.last - fill.at >= size - 1
-            && fill.cursor.phys().is_some_and(|phys| phys & (size - 1) == 0)
-            && fill.cursor.contiguous(size)
+    /// Stores one item of `size` bytes at `fill.at`, over empty entries and tables without leaves.
+    fn fill_item<M: TableMem>(
+        &self,
+        fill: &mut Fill<'_, M>,
+        words: &Words,
+        level: u8,
+        size: u64,
+        unpublished: &mut Unpublished,
+    ) -> Result<(), Error> {
+        let log2 = size.trailing_zeros() - shift(level);
+        let slots = members(index(fill.at, level), log2);
+        let Some(words) = words.get(slots.clone()) else { return Err(Error::Range("an item across tables")) };
+        for word in words {
+            let entry = word.load(Ordering::Acquire);
+            if F::present(entry) && (F::is_leaf(entry, level) || !self.is_empty(fill.mem, F::target(entry), level - 1))
+            {
+                return Err(Error::Exists);
+            }
+        }
+        let phys = Phys(fill.cursor.phys().unwrap_or(0));
+        let mut replaced = false;
+        for (n, word) in words.iter().enumerate() {
+            let old = word.load(Ordering::Acquire);
+            word.store(F::member(level, phys, log2, n as u64, fill.rights), Ordering::Release);
+            if F::present(old) {
+                // Smaller unmaps left an empty table here. This call owns the whole slot, so nobody else is in it.
+                self.cut(fill.mem, F::target(old), level - 1, &mut fill.gather);
+                replaced = true;
+            }
+        }
+        if replaced && let Some(range) = IovaRange::sized(fill.at, size) {
+            fill.gather.add(range, false);
+        }
+        unpublished.add(slots.start, slots.end - 1);
+        fill.at = fill.at.wrapping_add(size);
+        fill.left -= size;
+        fill.cursor.advance(size);
+        Ok(())
     }
 
     /// Hangs a new empty table into `slot`, or takes the one that another caller hung there meanwhile.
@@ -421,6 +543,7 @@ impl<F: PtFormat> PageTable<F> {
         fill: &mut Fill<'_, M>,
         words: &Words,
         slot: usize,
+        level: u8,
         unpublished: &mut Unpublished,
     ) -> Result<Phys, Error> {
         let page = fill.mem.alloc()?;
@@ -428,10 +551,7 @@ impl<F: PtFormat> PageTable<F> {
             // Its zeroes must be in memory before anything leads to it.
             fill.mem.publish(page, 4096);
         }
-        let mut entry = F::table(page);
-        if self.config.ad != AdBits::Unused {
-            entry |= F::ACCESSED;
-        }
+        let entry = self.table_entry(level, page);
         loop {
             match words[slot].compare_exchange(0, entry, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
@@ -454,6 +574,11 @@ impl<F: PtFormat> PageTable<F> {
         }
     }
 
+    /// An entry at `level` that leads to `page`. Hardware never has to update it.
+    pub(crate) fn table_entry(&self, level: u8, page: Phys) -> u64 {
+        F::table(level, page) | if self.config.ad == AdBits::Unused { 0 } else { F::ACCESSED }
+    }
+
     /// Sets `bits` in every leaf, now and from now on (snoop, no-execute).
     pub fn force_leaf_bits<M: TableMem>(&self, mem: &M, bits: u64) -> Gather {
         self.leaf_bits.fetch_or(bits, Ordering::AcqRel);
@@ -469,7 +594,7 @@ impl<F: PtFormat> PageTable<F> {
         gather
     }
 
-    /// Calls `each` for every leaf that has a byte in `range`: the entry's word, its value, its range. `each` tells
+    /// Calls `each` for every leaf entry that has a byte in `range`, members of an item one by one: the entry's word, its value, its range. `each` tells
     /// whether it stored; stores are published table by table.
     pub(crate) fn for_leaves<M: TableMem>(
         &self,
@@ -477,7 +602,9 @@ impl<F: PtFormat> PageTable<F> {
         range: IovaRange,
         each: &mut dyn FnMut(&AtomicU64, u64, IovaRange) -> bool,
     ) {
-        self.leaves_below(mem, self.root, self.config.levels - 1, 0, range, each);
+        for (top, base) in self.tops() {
+            self.leaves_below(mem, top, self.config.levels - 1, base, range, each);
+        }
     }
 
     fn leaves_below<M: TableMem>(
@@ -511,7 +638,9 @@ impl<F: PtFormat> PageTable<F> {
     /// Empties the tree and gathers all its pages, the root as well: the end of the table, which must not be used again.
     pub fn take_apart<M: TableMem>(&self, mem: &M) -> Gather {
         let mut gather = Gather::none();
-        self.cut(mem, self.root, self.config.levels - 1, &mut gather);
+        for (top, _) in self.tops() {
+            self.cut(mem, top, self.config.levels - 1, &mut gather);
+        }
         gather
     }
 }
@@ -519,9 +648,10 @@ impl<F: PtFormat> PageTable<F> {
 /// The slots of a table at `base` that have a byte in `range`, with the iova each starts at.
 pub(crate) fn slots(base: u64, level: u8, range: IovaRange) -> impl Iterator<Item = (usize, u64)> {
     let shift = shift(level);
-    let end = base + ((WORDS as u64) << shift) - 1;
+    // The top of six levels ends with the address space, after 128 slots.
+    let end = base.saturating_add(u64::MAX >> 64u32.saturating_sub(shift + 9));
     let (first, last) = (range.first().max(base), range.last().min(end));
-    let from = ((first - base) >> shift) as usize;
-    let to = if first <= last { ((last - base) >> shift) as usize + 1 } else { from };
+    let (from, to) = if first <= last { ((first - base) >> shift, ((last - base) >> shift) + 1) } else { (0, 0) };
+    let (from, to) = (from as usize, to as usize);
     (from..to).map(move |slot| (slot, base + ((slot as u64) << shift)))
 }

@@ -11,7 +11,7 @@ impl<F: PtFormat> PageTable<F> {
     /// Never allocates.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a misaligned range or one that would cut a leaf; [`Error::Range`] outside the aperture.
+    /// [`Error::Invalid`] for a misaligned range or one that would cut an item; [`Error::Range`] outside the aperture.
     /// Nothing was changed then.
     pub fn unmap<M: TableMem>(&self, mem: &M, range: IovaRange) -> Result<(u64, Gather), Error> {
         if !range.aligned(4096) {
@@ -20,10 +20,10 @@ impl<F: PtFormat> PageTable<F> {
         if !self.config.aperture.contains(&range) {
             return Err(Error::Range("iova is outside the aperture"));
         }
-        // Only the leaves over the two ends can stick out.
+        // Only the items over the two ends can stick out.
         for end in [range.first(), range.last()] {
-            if let Some((_, level)) = self.leaf_at(mem, end) {
-                let mask = (1u64 << shift(level)) - 1;
+            if let Some(leaf) = self.leaf_at(mem, end) {
+                let mask = leaf.size() - 1;
                 if end & !mask < range.first() || end | mask > range.last() {
                     return Err(Error::Invalid("the range cuts a larger page"));
                 }
@@ -38,7 +38,7 @@ impl<F: PtFormat> PageTable<F> {
     /// brought it back (quirk `qemu-ad-store`). Table pages are not gathered: the call that cut them out did that.
     /// Returns how many entries had come back.
     pub fn sweep<M: TableMem>(&self, mem: &M, range: IovaRange) -> usize {
-        self.sweep_below(mem, self.root, self.config.levels - 1, 0, range)
+        self.tops().map(|(top, base)| self.sweep_below(mem, top, self.config.levels - 1, base, range)).sum()
     }
 
     fn sweep_below<M: TableMem>(&self, mem: &M, table: Phys, level: u8, base: u64, range: IovaRange) -> usize {
@@ -65,7 +65,7 @@ impl<F: PtFormat> PageTable<F> {
 
     /// Removes all leaves in `range`, which cuts none. Returns bytes removed.
     pub(crate) fn clear<M: TableMem>(&self, mem: &M, range: IovaRange, gather: &mut Gather) -> u64 {
-        self.clear_below(mem, self.root, self.config.levels - 1, 0, range, gather)
+        self.tops().map(|(top, base)| self.clear_below(mem, top, self.config.levels - 1, base, range, gather)).sum()
     }
 
     fn clear_below<M: TableMem>(

@@ -47,8 +47,9 @@ impl PtFormat for VtdSs {
     const SIZES: PageSizes = PageSizes(1 << 12 | 1 << 21 | 1 << 30);
     const ACCESSED: u64 = VtdSsEntry::new().with_accessed(true).into_bits();
     const DIRTY: u64 = VtdSsEntry::new().with_dirty(true).into_bits();
+    const ATTRIBUTES: u64 = VtdSsEntry::new().with_read(true).with_write(true).with_snoop(true).into_bits();
 
-    fn rights(access: Access) -> Result<u64, Error> {
+    fn rights(access: Access, _tracked: bool) -> Result<u64, Error> {
         let (read, write) = (access.contains(Access::READ), access.contains(Access::WRITE));
         if !read && !write {
             return Err(Error::Invalid("a mapping needs the right to read or to write"));
@@ -59,7 +60,7 @@ impl PtFormat for VtdSs {
     fn leaf(level: u8, phys: Phys, rights: u64) -> u64 {
         VtdSsEntry::new().with_large(level > 0).with_frame(phys.0 >> 12).into_bits() | rights
     }
-    fn table(next: Phys) -> u64 {
+    fn table(_level: u8, next: Phys) -> u64 {
         VtdSsEntry::new().with_read(true).with_write(true).with_frame(next.0 >> 12).into_bits()
     }
     #[inline]

@@ -50,8 +50,16 @@ impl PtFormat for X86Fs {
     const SIZES: PageSizes = PageSizes(1 << 12 | 1 << 21 | 1 << 30);
     const ACCESSED: u64 = X86FsEntry::new().with_accessed(true).into_bits();
     const DIRTY: u64 = X86FsEntry::new().with_dirty(true).into_bits();
+    const ATTRIBUTES: u64 = X86FsEntry::new()
+        .with_present(true)
+        .with_write(true)
+        .with_user(true)
+        .with_write_through(true)
+        .with_cache_disable(true)
+        .with_no_execute(true)
+        .into_bits();
 
-    fn rights(access: Access) -> Result<u64, Error> {
+    fn rights(access: Access, _tracked: bool) -> Result<u64, Error> {
         if !access.intersects(Access::READ | Access::WRITE) {
             return Err(Error::Invalid("a mapping needs the right to read or to write"));
         }
@@ -62,7 +70,7 @@ impl PtFormat for X86Fs {
     fn leaf(level: u8, phys: Phys, rights: u64) -> u64 {
         X86FsEntry::new().with_large(level > 0).with_frame(phys.0 >> 12).into_bits() | rights
     }
-    fn table(next: Phys) -> u64 {
+    fn table(_level: u8, next: Phys) -> u64 {
         let entry = X86FsEntry::new().with_present(true).with_write(true).with_user(true);
         entry.with_frame(next.0 >> 12).into_bits()
     }

@@ -74,10 +74,17 @@ impl Arena {
     }
     /// Or-s bits into a word, as hardware does.
     pub fn walker_or(&self, at: Phys, bits: u64) {
-        self.word(at).unwrap().fetch_or(bits, Ordering::SeqCst);
+        self.walker_update(at, bits, 0);
+    }
+    /// Sets and clears bits of a word, as hardware does.
+    pub fn walker_update(&self, at: Phys, set: u64, clear: u64) {
+        let word = self.word(at).unwrap();
+        word.fetch_or(set, Ordering::SeqCst);
+        word.fetch_and(!clear, Ordering::SeqCst);
         let frame = self.frame(at.0).unwrap();
         if let Some(stale) = &mut self.state.lock().unwrap().stale {
-            stale[frame][(at.0 as usize & 0xfff) / 8] |= bits;
+            let word = &mut stale[frame][(at.0 as usize & 0xfff) / 8];
+            *word = (*word | set) & !clear;
         }
     }
 }
