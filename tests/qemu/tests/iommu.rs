@@ -2,7 +2,7 @@
 
 use qemu_run::machine::Profile;
 use qemu_run::qemu::Exit;
-use qemu_tests::boot;
+use qemu_tests::{Boot, boot, boot_with};
 
 /// Runs the shell's `selftest` from the command line.
 fn selftest(profile: Profile) {
@@ -78,7 +78,7 @@ fn nothing_is_unprotected_where_the_unit_covers_the_bus() {
 }
 
 /// A device that nobody attached writes to memory.
-fn stray(profile: Profile) -> qemu_tests::Boot {
+fn stray(profile: Profile) -> Boot {
     boot(profile, &["selftest=stray"], &["vtd_dmar_fault"]).unwrap()
 }
 
@@ -101,4 +101,29 @@ fn a_stray_write_on_a_bypassed_bus_arrives_and_the_test_says_so() {
     assert_eq!(boot.exit, Exit::Program(1), "{}", boot.text);
     assert!(boot.text.contains("reached memory"), "{}", boot.text);
     assert!(boot.all("unprotected").count() > 0);
+}
+
+/// One of devhost's checks, with words for the kernel and a witness.
+fn check(name: &str, words: &[&str], trace: &[&str]) -> Boot {
+    boot_with(Profile::VtdFs, trace, |machine| {
+        machine.words = words.iter().map(|word| (*word).to_owned()).collect();
+        machine.first_program("/bin/devhost", ["check", name]);
+    })
+    .unwrap()
+}
+
+#[test]
+fn unmapping_invalidates_before_it_returns_and_qemu_saw_it() {
+    let boot = check("map", &[], &["vtd_inv_desc*"]);
+    assert_eq!(boot.exit, Exit::Program(0), "{}", boot.text);
+    assert!(boot.witnessed(&["vtd_inv_desc_iotlb"]), "no invalidation in {} lines of trace", boot.trace.len());
+}
+
+#[test]
+fn without_the_first_stage_quirk_tracking_is_refused_and_says_why() {
+    let boot = check("edu-dirty", &["quirks-off=qemu-fs-ad"], &[]);
+    assert!(boot.text.contains("SKIP edu-dirty"), "{}", boot.text);
+    let unit = boot.one("iommu").unwrap();
+    assert_eq!(unit["tracking"], false, "{unit}");
+    assert!(unit["why"].as_str().is_some_and(|why| why.contains("SMPWC")), "{unit}");
 }
