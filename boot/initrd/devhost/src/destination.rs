@@ -220,9 +220,14 @@ impl Arrival<'_> {
                     if state.total > MAX_STATE {
                         return Err(Failure::of(format!("{} bytes of device state are too many", state.total)));
                     }
-                    match self.states.get_mut(state.device as usize) {
-                        Some(all) => all.extend(state.bytes),
-                        None => return Err(Failure::of("state of an unknown device")),
+                    let device = state.device as usize;
+                    let Some(all) = self.states.get_mut(device) else {
+                        return Err(Failure::of("state of an unknown device"));
+                    };
+                    all.extend(state.bytes);
+                    if all.len() == state.total as usize {
+                        let loaded = self.machine.load(device, all);
+                        loaded.map_err(|e| Failure::of(format!("state of device {device} was refused: {e}")))?;
                     }
                 }
                 Message::HostState(saved) => self.states_complete(saved)?,
@@ -281,12 +286,8 @@ impl Arrival<'_> {
         Ok(())
     }
 
-    /// All memory and state is here: loads the devices, and begins to verify.
+    /// All memory and state is here, the devices are loaded: begins to verify.
     fn states_complete(&mut self, saved: &[u8]) -> Result<(), Failure> {
-        for device in [IGB, EDU] {
-            let loaded = self.machine.load(device, &self.states[device]);
-            loaded.map_err(|error| Failure::of(format!("state of device {device} was refused: {error}")))?;
-        }
         let engine = Engine::adopt(self.machine.clone(), self.events.clone(), self.options.seed, saved);
         self.engine = Some(engine.map_err(Failure::of)?);
         self.verify = Some(Instant::now());

@@ -69,8 +69,9 @@ const TCTL_PSP: u32 = 1 << 3;
 const QUEUE_ENABLE: u32 = 1 << 25;
 /// Buffers of 2 KiB (BSIZEPACKET in KiB), advanced descriptors with one buffer (DESCTYPE 1).
 const SRRCTL_VALUE: u32 = 2 | 1 << 25;
-/// PHY address 1, register 0, write; autonegotiation enabled and restarted (IEEE 802.3 clause 22.2.4.1).
-const MDIC_RESTART: u32 = 1 << 26 | 1 << 21 | 0x1200;
+/// PHY address 1, register 0, write: what it has after a reset (negotiate, full duplex, 1000 Mbit/s) and restart (IEEE 802.3
+/// clause 22.2.4.1). Other values would be a difference that the other machine's PHY has to negotiate for, when it is in a hurry.
+const MDIC_RESTART: u32 = 1 << 26 | 1 << 21 | 0x1140 | 0x0200;
 
 /// Receive descriptors: two pages. More than the largest window, so that a held writer loses no frame.
 pub const RX_RING: u32 = 512;

@@ -354,15 +354,20 @@ impl Migration<'_> {
             (all, 0, 0)
         };
         let (bytes_memory, _) = self.round(peer, RoundKind::Stopped, &dirty, (device, cpu))?;
-        let mut out = Vec::new();
+        let (mut out, mut bytes_state) = (Vec::new(), 0);
         for at in [IGB, EDU] {
             self.machine.set_state(at, State::StopCopy).map_err(local("VFIO state STOP_COPY"))?;
             let state = self.machine.save(at).map_err(local("device state"))?;
             peer.writer.device_state(&mut out, at as u32, &state);
+            // at once: the other side loads this one while the next is saved
+            peer.send(&out)?;
+            bytes_state += out.len() as u64;
+            out.clear();
         }
         peer.writer.host_state(&mut out, &engine.save());
         peer.send(&out)?;
-        let (bytes_state, ms) = (out.len() as u64, begun.elapsed().as_millis() as u64);
+        bytes_state += out.len() as u64;
+        let ms = begun.elapsed().as_millis() as u64;
         let fields = json!({
             "pages_device": device, "pages_cpu": cpu, "pages_dirty": dirty.count(), "bytes_memory": bytes_memory,
             "bytes_state": bytes_state, "bytes": peer.sent() - before, "ms": ms,
