@@ -7,9 +7,10 @@ use crate::topology::{
     AcpiDevice, AtsPorts, Coverage, DeviceProperties, Finding, Flags, Hop, Note, Proximity, Reserved, ReservedKind,
     Scope, ScopeKind, Topology, Unit, UnitKind, Why,
 };
+use crate::units::Detail;
 use alloc::string::String;
 use alloc::vec::Vec;
-use iommu_types::{Error, Phys, PhysRange, UnitId};
+use iommu_types::{Access, Error, Phys, PhysRange, UnitId};
 
 const HEADER: usize = 36;
 const FIXED: usize = 48;
@@ -27,26 +28,14 @@ pub fn parse_dmar(bytes: &[u8]) -> Result<Topology, Error> {
     let table = Table::new(bytes, *b"DMAR", FIXED)?;
     let mut rest = Piece { offset: HEADER, bytes: table.bytes.get(HEADER..).unwrap_or(&[]) };
     let head: &Head = rest.take().ok_or(Error::Firmware(table.at(HEADER, "cut in the fixed part")))?;
-    let mut parser = Parser {
-        topology: Topology {
-            table: table.signature,
-            host_address_bits: head.width.saturating_add(1).min(64),
-            flags: Flags {
-                interrupt_remapping: head.flags & 1 != 0,
-                x2apic_opt_out: head.flags & 2 != 0,
-                dma_opt_in: head.flags & 4 != 0,
-            },
-            units: Vec::new(),
-            reserved: Vec::new(),
-            ats: Vec::new(),
-            properties: Vec::new(),
-            proximity: Vec::new(),
-            acpi_devices: Vec::new(),
-            notes: Vec::new(),
-            findings: Vec::new(),
-        },
-        table: &table,
+    let mut topology = Topology::new(table.signature, table.revision, table.oem);
+    topology.host_address_bits = head.width.saturating_add(1).min(64);
+    topology.flags = Flags {
+        interrupt_remapping: head.flags & 1 != 0,
+        x2apic_opt_out: head.flags & 2 != 0,
+        dma_opt_in: head.flags & 4 != 0,
     };
+    let mut parser = Parser { topology, table: &table };
     if !table.checksum_right {
         parser.wrong(9, "checksum is wrong");
     }
@@ -130,6 +119,7 @@ impl Parser<'_> {
             size,
             segment: fixed.segment.get(),
             coverage: Coverage { rest_of_segment: fixed.flags & 1 != 0, scopes },
+            detail: Detail::Vtd,
             offset: at as u32,
         });
         Some(())
@@ -156,7 +146,15 @@ impl Parser<'_> {
             self.wrong(at, "region for no device");
         }
         let why = Why { table: self.table.signature, offset: at as u32, kind: ReservedKind::Rmrr };
-        self.topology.reserved.push(Reserved { range, segment: fixed.segment.get(), scopes, why });
+        self.topology.reserved.push(Reserved {
+            range,
+            segment: fixed.segment.get(),
+            scopes,
+            targets: Vec::new(),
+            access: Access::READ | Access::WRITE,
+            direct: true,
+            why,
+        });
         Some(())
     }
 

@@ -1,5 +1,6 @@
 //! Reading bytes that firmware wrote.
 
+use crate::devices::Oem;
 use crate::spec::acpi::Header;
 use iommu_types::{At, Error};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -10,6 +11,8 @@ pub struct Table<'a> {
     /// The whole table, header included, cut to its length field.
     pub bytes: &'a [u8],
     pub checksum_right: bool,
+    pub revision: u8,
+    pub oem: Oem,
 }
 
 impl<'a> Table<'a> {
@@ -26,7 +29,8 @@ impl<'a> Table<'a> {
         }
         let bytes = bytes.get(..length).ok_or(fail(4, "length past the memory that holds the table"))?;
         let checksum_right = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0;
-        Ok(Self { signature, bytes, checksum_right })
+        let oem = Oem { id: header.oem_id, table: header.oem_table_id, revision: header.oem_revision.get() };
+        Ok(Self { signature, bytes, checksum_right, revision: header.revision, oem })
     }
 
     /// An error location of this table.

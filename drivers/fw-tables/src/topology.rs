@@ -1,9 +1,12 @@
 //! What firmware says about IOMMUs, the same for every vendor.
 
+use crate::devices::{Counters, Host, NamedDevice, Oem, Target};
+use crate::routes::{DteSettings, MsiController, MsiRoute, Source, StreamRoute};
+use crate::units::Detail;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use iommu_types::{At, Phys, PhysRange, StreamId, UnitId};
+use iommu_types::{Access, At, Phys, PhysRange, StreamId, UnitId};
 
 /// Which driver a unit needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +18,8 @@ pub enum UnitKind {
     AmdVi,
     /// Arm SMMUv3, from IORT or a device tree.
     SmmuV3,
+    /// Arm SMMUv1 or v2: recognised, so that what stands behind it is known; there is no driver.
+    SmmuV2,
 }
 
 /// One step of a scope's path.
@@ -144,8 +149,10 @@ pub struct Unit {
     pub size: u64,
     /// PCI segment it serves.
     pub segment: u16,
-    /// Which requesters it translates for.
+    /// Which requesters it translates for; from IVRS, IORT and device trees [`Topology::streams`] says more.
     pub coverage: Coverage,
+    /// What its driver needs besides.
+    pub detail: Detail,
     /// Byte offset in its table.
     pub offset: u32,
 }
@@ -156,6 +163,27 @@ pub struct Unit {
 pub enum ReservedKind {
     /// Reserved memory region of DMAR: firmware's device goes on using it after the system started.
     Rmrr,
+    /// Memory definition of IVRS, unity mapped.
+    IvmdUnity,
+    /// Memory definition of IVRS that AMD-Vi may leave untranslated by its exclusion range; a one-to-one mapping serves as well.
+    IvmdExclusion,
+    /// Reserved memory range of IORT.
+    Rmr,
+    /// `iommu-addresses` of a device tree.
+    IommuAddresses,
+}
+
+impl ReservedKind {
+    /// Its name in the specification that it comes from.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rmrr => "RMRR",
+            Self::IvmdUnity => "IVMD unity",
+            Self::IvmdExclusion => "IVMD exclusion",
+            Self::Rmr => "RMR",
+            Self::IommuAddresses => "iommu-addresses",
+        }
+    }
 }
 
 /// Where a reservation comes from.
@@ -172,9 +200,7 @@ pub struct Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = core::str::from_utf8(&self.table).unwrap_or("????");
-        match self.kind {
-            ReservedKind::Rmrr => write!(f, "{name}+{:#x} (RMRR)", self.offset),
-        }
+        write!(f, "{name}+{:#x} ({})", self.offset, self.kind.name())
     }
 }
 
@@ -185,8 +211,14 @@ pub struct Reserved {
     pub range: PhysRange,
     /// PCI segment of the scopes.
     pub segment: u16,
-    /// The devices.
+    /// The devices, by place in the PCI tree.
     pub scopes: Vec<Scope>,
+    /// The devices, by id or name.
+    pub targets: Vec<Target>,
+    /// What they do with it.
+    pub access: Access,
+    /// Must be mapped one to one. If not, the range is only not to be used for anything else.
+    pub direct: bool,
     /// Who says so.
     pub why: Why,
 }
@@ -277,14 +309,30 @@ impl fmt::Display for Finding {
 /// Everything a table says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
-    /// Signature of the table it was read from.
+    /// Signature of the table it was read from; `fdt ` for a device tree.
     pub table: [u8; 4],
+    /// Revision of the table; of a device tree the version of its format.
+    pub revision: u8,
+    /// Who made the table.
+    pub oem: Oem,
     /// Width of physical addresses that DMA can reach, in bits.
     pub host_address_bits: u8,
     /// Platform-wide statements.
     pub flags: Flags,
     /// The IOMMUs, in table order.
     pub units: Vec<Unit>,
+    /// Which ids each unit translates for, by source and first id; empty from DMAR, which names devices by their place in the PCI tree.
+    pub streams: Vec<StreamRoute>,
+    /// Where message interrupts go, by source and first id; empty on x86.
+    pub messages: Vec<MsiRoute>,
+    /// What takes message interrupts.
+    pub msi_controllers: Vec<MsiController>,
+    /// Devices that are no PCI functions.
+    pub devices: Vec<NamedDevice>,
+    /// PCI host bridges.
+    pub hosts: Vec<Host>,
+    /// Performance counters.
+    pub counters: Vec<Counters>,
     /// Memory firmware uses through devices.
     pub reserved: Vec<Reserved>,
     /// Where ATS may be used.
@@ -295,6 +343,8 @@ pub struct Topology {
     pub proximity: Vec<Proximity>,
     /// Devices that ACPI names.
     pub acpi_devices: Vec<AcpiDevice>,
+    /// Names of the rules bent for this platform when its table was read.
+    pub quirks: Vec<&'static str>,
     /// What was skipped.
     pub notes: Vec<Note>,
     /// What is wrong.
@@ -302,11 +352,81 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// Says nothing yet.
+    pub(crate) fn new(table: [u8; 4], revision: u8, oem: Oem) -> Self {
+        Self {
+            table,
+            revision,
+            oem,
+            host_address_bits: 64,
+            flags: Flags::default(),
+            units: Vec::new(),
+            streams: Vec::new(),
+            messages: Vec::new(),
+            msi_controllers: Vec::new(),
+            devices: Vec::new(),
+            hosts: Vec::new(),
+            counters: Vec::new(),
+            reserved: Vec::new(),
+            ats: Vec::new(),
+            properties: Vec::new(),
+            proximity: Vec::new(),
+            acpi_devices: Vec::new(),
+            quirks: Vec::new(),
+            notes: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// The route that `id` of a source takes, if an IOMMU translates for it by a list of ids.
+    pub fn route(&self, source: Source, id: u32) -> Option<&StreamRoute> {
+        self.streams.iter().find(|route| route.ids.holds(source, id))
+    }
+
+    /// The unit that translates for a PCI function, and the stream id the function has there (on AMD-Vi the id of its
+    /// device table entry). `None`: no IOMMU stands between it and memory.
+    pub fn stream_for(&self, function: StreamId, resolver: &dyn BusResolver) -> Option<(UnitId, u32)> {
+        match self.route(Source::Pci { segment: function.segment }, function.id) {
+            Some(route) => Some((route.unit, route.output.of(&route.ids, function.id))),
+            None => Some((self.unit_for(function, resolver)?, function.id)),
+        }
+    }
+
+    /// What AMD firmware wants in the device table entry of a PCI function; nothing elsewhere.
+    pub fn dte_settings(&self, function: StreamId) -> DteSettings {
+        let rest = || {
+            let mut units = self.units.iter().filter(|u| u.segment == function.segment && u.coverage.rest_of_segment);
+            match units.next().map(|unit| &unit.detail) {
+                Some(Detail::AmdVi(amd)) => amd.rest,
+                _ => DteSettings::default(),
+            }
+        };
+        self.route(Source::Pci { segment: function.segment }, function.id).map_or_else(rest, |route| route.settings)
+    }
+
+    /// Streams of the named device at a place in the list: unit, first and last stream id.
+    pub fn device_streams(&self, device: u32) -> impl Iterator<Item = (UnitId, u32, u32)> {
+        self.streams.iter().filter(move |route| route.ids.source == Source::Device(device)).map(|route| {
+            let (first, last) = route.output.span(&route.ids);
+            (route.unit, first, last)
+        })
+    }
+
+    /// What takes the message interrupts of `id` of a source, and its device id there.
+    pub fn messages_of(&self, source: Source, id: u32) -> Option<(&MsiController, u32)> {
+        let route = self.messages.iter().find(|route| route.ids.holds(source, id))?;
+        Some((self.msi_controllers.get(route.controller as usize)?, route.output.of(&route.ids, id)))
+    }
+
     /// The unit that translates for `stream`: the one that names it, else the one that takes the rest of its segment. `None`: no IOMMU stands
     /// between this device and memory.
     ///
-    /// A function named itself wins over a bridge above it, whichever unit comes first.
+    /// A list of ids is exact. Where devices are named by their place, a function named itself wins over a bridge above it,
+    /// whichever unit comes first.
     pub fn unit_for(&self, stream: StreamId, resolver: &dyn BusResolver) -> Option<UnitId> {
+        if let Some(route) = self.route(Source::Pci { segment: stream.segment }, stream.id) {
+            return Some(route.unit);
+        }
         let stream = resolver.physical_function(stream).unwrap_or(stream);
         let named = |exact: bool| {
             self.units.iter().find(|unit| {
@@ -320,16 +440,40 @@ impl Topology {
         named(true).or_else(|| named(false)).or_else(rest).map(|unit| unit.id)
     }
 
-    /// The regions to map one to one for `stream`.
+    /// The regions reserved for `stream`; those that are `direct` are to be mapped one to one for it.
     pub fn reserved_for<'a>(
         &'a self,
         stream: StreamId,
         resolver: &'a dyn BusResolver,
     ) -> impl Iterator<Item = &'a Reserved> {
-        let stream = resolver.physical_function(stream).unwrap_or(stream);
-        self.reserved
-            .iter()
-            .filter(move |region| region.scopes.iter().any(|s| s.covers(region.segment, stream, resolver)))
+        let function = resolver.physical_function(stream).unwrap_or(stream);
+        let route = self.route(Source::Pci { segment: stream.segment }, stream.id);
+        let translated = route.map(|route| (route.unit, route.output.of(&route.ids, stream.id)));
+        self.reserved.iter().filter(move |region| {
+            region.scopes.iter().any(|s| s.covers(region.segment, function, resolver))
+                || region.targets.iter().any(|target| match *target {
+                    Target::Requesters { segment, first, last } => {
+                        segment == stream.segment && (first..=last).contains(&stream.id)
+                    }
+                    Target::Streams { unit, first, last } => {
+                        translated.is_some_and(|(at, id)| at == unit && (first..=last).contains(&id))
+                    }
+                    Target::Device(_) => false,
+                })
+        })
+    }
+
+    /// The regions reserved for the named device at a place in the list.
+    pub fn reserved_for_device(&self, device: u32) -> impl Iterator<Item = &Reserved> {
+        self.reserved.iter().filter(move |region| {
+            region.targets.iter().any(|target| match *target {
+                Target::Device(at) => at == device,
+                Target::Streams { unit, first, last } => {
+                    self.device_streams(device).any(|(at, from, to)| at == unit && first <= to && from <= last)
+                }
+                Target::Requesters { .. } => false,
+            })
+        })
     }
 
     /// May a device below the root port `port` use ATS?

@@ -2,3 +2,5 @@
 
 pub mod acpi;
 pub mod dmar;
+pub mod iort;
+pub mod ivrs;
