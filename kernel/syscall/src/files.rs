@@ -254,7 +254,8 @@ impl Cx {
     ) -> Answer {
         let files = self.process().files();
         let first = files.lock().insert(one, 0, close_on_exec)?;
-        let second = match files.lock().insert(two, 0, close_on_exec) {
+        let second = files.lock().insert(two, 0, close_on_exec);
+        let second = match second {
             Ok(second) => second,
             Err(error) => {
                 let gone = files.lock().remove(first);
@@ -263,8 +264,10 @@ impl Cx {
             }
         };
         if let Err(error) = self.put(at, &[first, second]) {
-            let gone = (files.lock().remove(first), files.lock().remove(second));
-            drop(gone);
+            for fd in [first, second] {
+                let gone = files.lock().remove(fd);
+                drop(gone);
+            }
             return Err(error);
         }
         done(0)

@@ -94,11 +94,14 @@ impl Kernel {
         if signal == SIGKILL {
             return self.end_process(process, Status::Killed(SIGKILL as u8));
         }
-        if process.actions().lock().ignores(signal) {
+        let threads = self.threads_of(process);
+        // One that is blocked is kept although it is ignored now: the action may change, or sigwait takes it.
+        let blocked = threads.iter().any(|thread| thread.state.lock().blocked & mask_of(signal) != 0);
+        if !blocked && process.actions().lock().ignores(signal) {
             return;
         }
         process.state.lock().pending.add(info);
-        for thread in self.threads_of(process) {
+        for thread in threads {
             thread.wake.signal();
         }
     }
@@ -108,7 +111,8 @@ impl Kernel {
         if signal == SIGKILL {
             return self.end_process(&thread.process, Status::Killed(SIGKILL as u8));
         }
-        if thread.process.actions().lock().ignores(signal) {
+        let blocked = thread.state.lock().blocked & mask_of(signal) != 0;
+        if !blocked && thread.process.actions().lock().ignores(signal) {
             return;
         }
         thread.state.lock().pending.add(info);
@@ -125,7 +129,8 @@ impl Thread {
     }
     /// All signals that wait for this thread.
     pub fn pending(&self) -> u64 {
-        self.process.state.lock().pending.mask() | self.state.lock().pending.mask()
+        let process = self.process.state.lock().pending.mask();
+        process | self.state.lock().pending.mask()
     }
     /// Takes one of the signals in `wanted` that wait for this thread.
     pub fn take_signal(&self, wanted: u64) -> Option<SigInfo> {
