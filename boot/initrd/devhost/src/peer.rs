@@ -162,13 +162,16 @@ impl Peer {
         let mut head = [0; HEAD_LEN];
         self.read(&mut head)?;
         let head: Head = self.reader.head(&head)?;
-        let mut body = std::mem::take(&mut self.body);
-        body.resize(head.length, 0);
-        let read = self.read(&mut body);
-        self.body = body;
+        let mut buffer = std::mem::take(&mut self.body);
+        if buffer.len() < head.length {
+            buffer.resize(head.length, 0);
+        }
+        let read = self.read(&mut buffer[..head.length]);
+        self.body = buffer;
         read?;
-        head.check(&self.body)?;
-        match parse(&head, &self.body)? {
+        let body = &self.body[..head.length];
+        head.check(body)?;
+        match parse(&head, body)? {
             Message::Refuse(reason) => Err(Broken::Refused(reason.to_owned())),
             message => Ok(message),
         }
