@@ -8,6 +8,7 @@
 //! * [`vtd::Vtd`] is one Intel VT-d unit: registers, invalidation queue, table walks, caches, faults. It keeps every
 //!   translation it ever used until an invalidation that covers it has *completed*, as hardware is allowed to.
 //! * [`amd::Amd`] is one AMD unit, in the same style: device table, command buffer, event log, v1 and v2 tables.
+//! * [`smmu::Smmu`] is one Arm SMMUv3, in the same spirit.
 //! * The ghost record ([`DmaWrite`]) is the truth: each write that reached memory, whatever the tables say later.
 //! * [`Violation`]s are what software did that the specification forbids. A scenario ends with none.
 //!
@@ -17,6 +18,7 @@
 pub mod amd;
 mod arena;
 mod ghost;
+pub mod smmu;
 mod util;
 pub mod vtd;
 
