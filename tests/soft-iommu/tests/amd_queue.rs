@@ -510,6 +510,12 @@ fn interrupt_entries_of_both_widths() {
         assert!(!b.unit.interrupt(dev(2), 0xfee0_3000, 0x41).unwrap().remapped);
         assert_eq!(b.unit.interrupt(dev(3), 0xfee0_3000, 0x41).unwrap().destination, 3);
         assert_eq!(b.unit.interrupt(dev(4), 0xfee0_3000, 0), none);
+        // IG, bit 133: refused without an event.
+        let before = b.unit.r64(0x2018);
+        let [a, c, d, e] = words(0);
+        b.device(5, [a, c, d | 1 << 5, e]);
+        assert_eq!(b.unit.interrupt(dev(5), 0xfee0_3000, 0), none);
+        assert_eq!(b.unit.r64(0x2018), before);
         b.clean();
     }
 }
@@ -563,5 +569,93 @@ fn adversarial_hardware_loses_no_write_to_software_that_flushes() {
         b.flush_domain(9);
         assert_eq!(b.write(1, 0x3000), refused(Reason::NOT_PRESENT));
         b.clean();
+    }
+}
+
+/// A seeded mix of map, unmap, DMA and device changes by software that follows the rules; what went wrong, if anything.
+fn churn(seed: u64, policy: Policy, swallow: u16) -> Result<(), String> {
+    let mut b = Bench::started(full().policy(policy));
+    b.unit.inject(|i| i.swallow = swallow);
+    let mut rng = soft_iommu::Rng::new(seed + 1);
+    let frames: Vec<u64> = (0..32).map(|_| b.data()).collect();
+    let tables = [b.host(4, 1, 0, RW, 0), b.host(4, 1, 0, RW, 0)];
+    let mut mapped = [[None::<usize>; 64]; 2];
+    let mut written = [[false; 64]; 2];
+    let mut domain = [0usize, 1];
+    for (n, table) in tables.iter().enumerate() {
+        b.v1(n as u8 + 1, table.0, 4, 20 + n as u64, 3);
+    }
+    for step in 0..3000 {
+        let (which, page) = (rng.below(2) as usize, rng.below(64) as usize);
+        let slot = tables[which].1 + 8 * page as u64;
+        let iova = (page as u64) << 12;
+        match (rng.below(8), mapped[which][page]) {
+            (0 | 1, None) => {
+                let frame = rng.below(32) as usize;
+                b.put(slot, leaf(frames[frame]) | RW);
+                mapped[which][page] = Some(frame);
+                written[which][page] = false;
+            }
+            (2, Some(_)) => {
+                b.put(slot, 0);
+                b.flush_pages(20 + which as u64, iova);
+                mapped[which][page] = None;
+            }
+            (3, Some(frame)) => {
+                if b.get(slot) & 1 << 6 == 0 && written[which][page] {
+                    return Err(format!("seed {seed} step {step}: lost write to page {page}"));
+                }
+                b.put(slot, leaf(frames[frame]) | RW);
+                b.flush_pages(20 + which as u64, iova);
+                written[which][page] = false;
+            }
+            (4, _) if rng.one_in(10) => {
+                let device = rng.below(2) as usize;
+                let old = domain[device];
+                b.unit.begin_op();
+                let words = u128::from(word0(tables[which].0, 4, 3)) | (20 + which as u128) << 64;
+                b.arena.store128(b.entry(device as u8 + 1), words);
+                b.unit.end_op();
+                b.flush_device(device as u8 + 1);
+                b.flush_domain(20 + old as u64);
+                domain[device] = which;
+            }
+            _ => {
+                let device = rng.below(2) as usize;
+                let write = rng.one_in(2);
+                let got = b.unit.probe(dev(device as u8 + 1), None, iova, write).ok();
+                let want = mapped[domain[device]][page].map(|f| frames[f]);
+                if got != want {
+                    return Err(format!("seed {seed} step {step}: page {page} is at {got:x?}, not {want:x?}"));
+                }
+                if write && want.is_some() {
+                    written[domain[device]][page] = true;
+                }
+                // The log is read.
+                b.unit.w64(0x2010, b.unit.r64(0x2018));
+            }
+        }
+        b.unit.sample();
+    }
+    b.unit.violations().first().map_or(Ok(()), |v| Err(v.to_string()))
+}
+
+#[test]
+fn software_that_follows_the_rules_meets_no_surprise() {
+    for seed in 0..12 {
+        churn(seed, Policy::Adversarial(seed), 0).unwrap();
+    }
+    churn(99, Policy::KeepAll, 0).unwrap();
+    churn(7, Policy::Exact, 0).unwrap();
+}
+
+#[test]
+fn software_whose_invalidations_do_nothing_is_caught() {
+    for opcode in [2, 3] {
+        assert!(churn(99, Policy::KeepAll, 1 << opcode).is_err(), "opcode {opcode}");
+        let caught = (0..12).filter(|&s| churn(s, Policy::Adversarial(s), 1 << opcode).is_err()).count();
+        assert!(caught >= 10, "opcode {opcode}: {caught} of 12 seeds");
+        // What caches nothing catches nothing.
+        churn(7, Policy::Exact, 1 << opcode).unwrap();
     }
 }

@@ -340,3 +340,126 @@ fn unpublished_entries_are_invisible_where_snooping_is_off() {
     assert!(b.read(1, 0x1000).is_ok());
     b.clean();
 }
+
+/// Word 0 and 1 of an entry with GV 55 and GLX 57:56: GCR3 14:12 in 60:58, 30:15 in 95:80, 51:31 in 127:107.
+fn with_guest(word: u64, domain: u64, glx: u64, gcr3: u64) -> [u64; 2] {
+    [
+        word | bits(&[(55, 55, 1), (57, 56, glx), (60, 58, gcr3 >> 12 & 7)]),
+        bits(&[(15, 0, domain), (31, 16, gcr3 >> 15 & 0xffff), (63, 43, gcr3 >> 31)]),
+    ]
+}
+
+#[test]
+fn gcr3_tables_of_three_levels_five_level_guests_and_large_leaves() {
+    let b = Bench::started(exact());
+    let (top, middle, low, root) = (b.frame(), b.frame(), b.frame(), b.frame());
+    let who = 0xa_5678u32;
+    b.put(top + 8 * u64::from(who >> 18), middle | 1);
+    b.put(middle + 8 * u64::from(who >> 9 & 511), low | 1);
+    b.put(low + 8 * u64::from(who & 511), root | 1);
+    // GPM 183:182 = 1: five levels.
+    let [a, c] = with_guest(word0(0, 0, 0), 5, 2, top);
+    b.device(1, [a, c, 1 << 54, 0]);
+    let mut table = root;
+    let iova = 0x00ff_1234_5678_9000u64;
+    for level in [4, 3] {
+        let next = b.frame();
+        b.put(table + (iova >> (12 + 9 * level) & 511) * 8, next | 7);
+        table = next;
+    }
+    // 1 GiB, then 2 MiB beside it.
+    b.put(table + (iova >> 30 & 511) * 8, 0x80_4000_0000 | 0x87);
+    assert_eq!(b.unit.probe(dev(1), pasid(who), iova, true), Ok(0x80_4000_0000 | iova & 0x3fff_ffff));
+    let next = b.frame();
+    b.put(table + (iova >> 30 & 511) * 8, next | 7);
+    b.put(next + (iova >> 21 & 511) * 8, 0x80_4020_0000 | 0x87);
+    assert_eq!(b.unit.probe(dev(1), pasid(who), iova, true), Ok(0x80_4020_0000 | iova & 0x1f_ffff));
+    assert_eq!(b.unit.probe(dev(1), pasid(who + 1), iova, true), refused(Reason::NOT_PRESENT));
+    b.clean();
+    b.put(next + (iova >> 21 & 511) * 8, 0x80_4020_2000 | 0x87);
+    assert_eq!(b.unit.probe(dev(1), pasid(who), iova, true), refused(Reason::RESERVED));
+    b.broke("reserved bits in a guest entry");
+}
+
+/// Guest tables whose addresses are guest physical, over host tables that shift everything by 4 GiB.
+#[test]
+fn nested_tables_pass_twice_and_dirty_both() {
+    let mut b = Bench::started(full());
+    let shift = 0x1_0000_0000u64;
+    let (root, last) = b.host(3, 1, BASE + shift, RW, 0);
+    let last = last & !0xfff;
+    // Host leaves for the 2 MiB of the arena from its base.
+    let host = |b: &Bench, pa: u64, rights: u64| {
+        let at = last + (pa >> 12 & 511) * 8;
+        b.put(at, leaf(pa) | rights);
+        at
+    };
+    let (gcr3, page) = (b.frame(), b.data());
+    let mut table = b.frame();
+    let first = table;
+    b.put(gcr3, (table + shift) | 1);
+    host(&b, gcr3, RW);
+    for level in (1..4).rev() {
+        let next = b.frame();
+        host(&b, table, RW);
+        b.put(table + (0x7000u64 >> (12 + 9 * level) & 511) * 8, (next + shift) | 7);
+        table = next;
+    }
+    let table_leaf = host(&b, table, RW);
+    let at = table + 8 * 7;
+    b.put(at, (page + shift) | 7);
+    let page_leaf = host(&b, page, RW);
+    // HAD 3; GIoV 54: requests without PASID are PASID 0.
+    let [a, c] = with_guest(word0(root, 3, 3) | 1 << 54, 5, 0, gcr3 + shift);
+    b.device(1, [a, c, 0, 0]);
+    assert_eq!(b.write(1, 0x7123), Ok(page | 0x123));
+    assert_eq!(b.get(at), (page + shift) | 7 | A | D);
+    assert_eq!(b.get(page_leaf), leaf(page) | RW | A | D);
+    assert_eq!(b.get(table_leaf), leaf(table) | RW | A | D, "the update of the guest entry wrote to its page");
+    b.clean();
+    // The host page goes: a host invalidation of that guest physical page removes the nested translation.
+    b.put(page_leaf, 0);
+    b.flush_pages(5, 0x2000);
+    assert!(b.write(1, 0x7123).is_ok(), "another page");
+    b.flush_pages(5, (page + shift) & !0xfff);
+    assert_eq!(b.write(1, 0x7123), refused(Reason::NOT_PRESENT));
+    b.put(page_leaf, leaf(page) | R);
+    assert_eq!(b.write(1, 0x7123), refused(Reason::DENIED));
+    assert_eq!(b.read(1, 0x7123), Ok(page | 0x123));
+    b.clean();
+    let _ = first;
+}
+
+#[test]
+fn a_gcr3_entry_stays_until_its_pasid_or_its_device_is_named() {
+    for by_device in [false, true] {
+        let mut b = Bench::started(full());
+        let (page, other) = (b.data(), b.data());
+        let at = guest(&b, 1, 3, 0x1000, 7, page | 7);
+        assert_eq!(b.unit.probe(dev(1), pasid(3), 0x1000, true), Ok(page));
+        let words: [u64; 4] = std::array::from_fn(|n| b.get(b.entry(1) + 8 * n as u64));
+        let gcr3 = words[0] >> 58 & 7 | (words[1] >> 16 & 0xffff) << 3 | words[1] >> 43 << 19;
+        let old = b.get(gcr3 << 12 | 24);
+        let fresh = b.frame();
+        let mut table = fresh;
+        for level in (1..4).rev() {
+            let next = b.frame();
+            b.put(table, next | 7);
+            table = next;
+            let _ = level;
+        }
+        b.put(table + 8, other | 7);
+        b.put(gcr3 << 12 | 24, fresh | 1);
+        // Leaves only: PDE 65 clear, GN 66.
+        b.flush(bits(&[(19, 0, 3), (47, 32, 5), (63, 60, 3)]), 0x7fff_ffff_ffff_f005);
+        assert_eq!(b.unit.probe(dev(1), pasid(3), 0x1000, true), Ok(page));
+        if by_device {
+            b.flush_device(1);
+            assert_eq!(b.unit.probe(dev(1), pasid(3), 0x1000, true), Ok(page), "found by requester");
+        }
+        b.flush(bits(&[(19, 0, 3), (47, 32, 5), (63, 60, 3)]), 0x7fff_ffff_ffff_f007);
+        assert_eq!(b.unit.probe(dev(1), pasid(3), 0x1000, true), Ok(other));
+        b.clean();
+        let _ = (at, old);
+    }
+}

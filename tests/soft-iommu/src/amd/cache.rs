@@ -116,6 +116,8 @@ pub(super) struct Caches {
     /// By level of the table and the part of the iova above what it covers.
     tables: Map<Tag, BTreeMap<(usize, u64), TableRef>>,
     interrupts: Map<(u16, u16), [u64; 2]>,
+    /// Some translation passed through two sets of tables.
+    nested: bool,
     seq: u64,
 }
 
@@ -171,6 +173,7 @@ impl Caches {
     }
     pub fn keep(&mut self, sid: u16, pasid: Option<u32>, iova: u64, mut entry: Entry, rights: (bool, bool)) {
         self.seq += 1;
+        self.nested |= entry.gpa.is_some();
         entry.seq = self.seq;
         self.by_source.entry((sid, pasid)).or_default().keep(iova, entry.limited(rights.0, rights.1));
         self.by_tag.entry(entry.tag).or_default().keep(iova, entry);
@@ -204,7 +207,7 @@ impl Caches {
         for leaves in self.by_source.values_mut() {
             leaves.remove(first, last, |e| e.tag == exact);
         }
-        if guest.is_none() {
+        if guest.is_none() && self.nested {
             // Nested translations go by the guest physical address they passed through.
             let through =
                 |e: &Entry| e.tag.domain == domain && e.gpa.is_some_and(|g| g <= last && g | low_bits(e.log2) >= first);

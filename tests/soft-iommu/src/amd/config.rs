@@ -152,6 +152,19 @@ pub struct Quirks {
     pub quiet_blocked: bool,
 }
 
+impl Quirks {
+    /// Those of QEMU 10.0.
+    pub const fn qemu() -> Self {
+        Self {
+            empty_events: false,
+            event_tail_stuck: true,
+            late_events: false,
+            head_at_wrap: true,
+            quiet_blocked: true,
+        }
+    }
+}
+
 /// Everything about one unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {

@@ -33,6 +33,8 @@ pub(super) struct Dte {
     pub interrupts: u64,
     pub interrupt_log2: u32,
     pub interrupt_control: u8,
+    /// IG: refused interrupts leave no event.
+    pub ignores: bool,
 }
 
 /// What an entry means for one purpose; hardware may see the old or the new meaning, or that all is blocked.
@@ -105,6 +107,7 @@ impl Dte {
             interrupts: w[2] & bits(51, 6),
             interrupt_log2: field(w[2], 4, 1) as u32,
             interrupt_control: field(w[2], 61, 60) as u8,
+            ignores: w[2] >> 5 & 1 != 0,
         };
         if dte.valid {
             if w.iter().zip(reserved(caps)).any(|(word, mask)| word & mask != 0) {

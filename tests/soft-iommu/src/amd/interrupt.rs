@@ -42,7 +42,7 @@ impl Unit {
             return Ok(as_sent);
         }
         let refuse = |unit: &mut Self, stop: Stop, quiet: bool| {
-            let fail = Fail { stop, domain: dte.domain, guest: None, mute: dte.mute || quiet, once: dte.once };
+            let fail = Fail { stop, domain: dte.domain, guest: None, mute: dte.ignores || quiet, once: false };
             unit.record(fail, sid, address, true, true);
             Err(Refused::Fault(stop.reason))
         };
