@@ -659,3 +659,15 @@ fn software_whose_invalidations_do_nothing_is_caught() {
         churn(7, Policy::Exact, 1 << opcode).unwrap();
     }
 }
+
+#[test]
+fn a_ring_that_is_overrun_is_reported() {
+    let mut b = Bench::started(full());
+    b.unit.inject(|i| i.queue_stalled = true);
+    for _ in 0..255 {
+        b.post(bits(&[(63, 60, 1)]), 0);
+    }
+    b.clean();
+    b.post(bits(&[(63, 60, 1)]), 0);
+    b.broke("command tail passed the head");
+}

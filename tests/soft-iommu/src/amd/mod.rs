@@ -377,6 +377,8 @@ impl Unit {
         if !self.recent.is_empty() && self.control & regs::ENABLE != 0 && self.rng.one_in(3) {
             let (sid, pasid, iova, write) = self.recent[self.rng.below(self.recent.len() as u64) as usize];
             self.stats.prefetches += 1;
+            // The same page or one near it.
+            let iova = iova.wrapping_add(self.rng.below(9) * PAGE).wrapping_sub(4 * PAGE);
             let _ = self.translate(sid, pasid, walk::Request { iova, write, speculative: true });
         }
     }

@@ -134,7 +134,12 @@ impl Unit {
                 }
             }
             0x2008 => {
-                if let Some(value) = self.pointer("command tail", value, self.command_bytes()) {
+                let bytes = self.command_bytes();
+                if let Some(value) = self.pointer("command tail", value, bytes) {
+                    let waiting = |tail: u64| tail.wrapping_sub(self.command_head) % bytes;
+                    if waiting(value) < waiting(self.command_tail) {
+                        self.violate("command tail passed the head", format!("{value:#x}"));
+                    }
                     self.command_tail = value;
                 }
             }
