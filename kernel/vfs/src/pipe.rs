@@ -54,9 +54,11 @@ impl File for Reader {
             return if state.writer && !to.is_empty() { Err(Errno::EAGAIN) } else { Ok(0) };
         }
         let count = to.len().min(state.bytes.len());
-        for (to, from) in to.iter_mut().zip(state.bytes.drain(..count)) {
-            *to = from;
-        }
+        let (front, back) = state.bytes.as_slices();
+        let split = front.len().min(count);
+        to[..split].copy_from_slice(&front[..split]);
+        to[split..count].copy_from_slice(&back[..count - split]);
+        state.bytes.drain(..count);
         drop(state);
         self.0.event.signal();
         Ok(count)
