@@ -3,8 +3,8 @@
 mod arena;
 
 use arena::Arena;
-use io_pgtable::{AdBits, PageTable, PtFormat, TableConfig, VtdSs, X86Fs};
-use iommu_api::{ReadDirty, TableMem};
+use io_pgtable::{AdBits, AmdV1, AmdV2, ArmS1, ArmS2, PageTable, PtFormat, Swap, TableConfig, VtdSs, X86Fs};
+use iommu_api::{Gather, ReadDirty, TableMem};
 use iommu_types::{Access, DirtyRule, Error, Iova, IovaRange, PageSizes, Phys, PhysRun, TableKind};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ enum Op {
     Unmap { at: u64, pages: u64 },
     Write { at: u64 },
     Read { at: u64, pages: u64, keep: bool },
+    Resize { at: u64, pages: u64, size: u32, larger: bool, direct: bool },
 }
 
 /// Page numbers near 2 MiB and 1 GiB boundaries.
@@ -33,12 +34,14 @@ fn op() -> impl Strategy<Value = Op> {
     let aligned = prop_oneof![page(), page().prop_map(|p| p & !511), Just(262_144u64)];
     let run = (prop_oneof![page(), Just(512u64), Just(262_144u64)], length());
     prop_oneof![
-        3 => (aligned, prop::collection::vec(run, 1..3), any::<bool>(), prop_oneof![Just(12u32), Just(21), Just(30)])
+        3 => (aligned, prop::collection::vec(run, 1..3), any::<bool>(), prop_oneof![Just(12u32), Just(16), Just(21), Just(30), Just(40)])
             .prop_map(|(at, runs, write, max)| Op::Map { at, runs, write, max }),
         3 => (page(), length()).prop_map(|(at, pages)| Op::Unmap { at, pages }),
         1 => (page(), length()).prop_map(|(at, pages)| Op::Unmap { at: at & !511, pages: pages.next_multiple_of(512) }),
         3 => page().prop_map(|at| Op::Write { at }),
         1 => (page(), length(), any::<bool>()).prop_map(|(at, pages, keep)| Op::Read { at, pages, keep }),
+        2 => (page(), length(), 12u32..31, any::<bool>(), any::<bool>())
+            .prop_map(|(at, pages, size, larger, direct)| Op::Resize { at, pages, size, larger, direct }),
     ]
 }
 
@@ -47,13 +50,17 @@ type Oracle = BTreeMap<u64, (u64, bool, u64, u64)>;
 
 fn check<F: PtFormat>(ops: Vec<Op>) {
     let mem = Arena::new(3000);
-    let first_stage = F::KIND == TableKind::X86FirstStage;
-    let dirty = if first_stage { DirtyRule::Bit(6) } else { DirtyRule::Bit(9) };
+    let dirty = match F::KIND {
+        TableKind::VtdSecondStage => DirtyRule::Bit(9),
+        TableKind::ArmStage1 => DirtyRule::ArmDbmStage1,
+        TableKind::ArmStage2 => DirtyRule::ArmDbmStage2,
+        _ => DirtyRule::Bit(6),
+    };
     let config = TableConfig {
         levels: 4,
         aperture: IovaRange::sized(0, 1 << 47).unwrap(),
         phys_bits: 46,
-        page_sizes: PageSizes(1 << 12 | 1 << 21 | 1 << 30),
+        page_sizes: PageSizes(!0),
         coherent: true,
         dirty,
         ad: AdBits::Hardware,
@@ -62,7 +69,8 @@ fn check<F: PtFormat>(ops: Vec<Op>) {
     let mut oracle = Oracle::new();
     let mut dirty_leaves: BTreeMap<u64, u64> = BTreeMap::new();
     for op in ops {
-        match op {
+        match op.clone() {
+            Op::Resize { .. } => {}
             Op::Map { at, runs, write, max } => {
                 let list: Vec<_> =
                     runs.iter().map(|(p, n)| PhysRun { base: Phys(p * PAGE), length: n * PAGE }).collect();
@@ -148,6 +156,45 @@ fn check<F: PtFormat>(ops: Vec<Op>) {
                 }
             }
         }
+        if let Op::Resize { at, pages: asked, size, larger, direct } = op {
+            let range = IovaRange::sized(at * PAGE, asked * PAGE).unwrap();
+            let mut flush = |gather: Gather| {
+                gather.release(&mem);
+                Ok(())
+            };
+            let how = if direct { Swap::Direct } else { Swap::BreakFirst };
+            let done = if larger {
+                table.promote(&mem, range, 1 << size, how, &mut flush)
+            } else {
+                table.demote(&mem, range, 1 << size, how, &mut flush)
+            };
+            let done = done.expect("memory is enough");
+            done.gather.release(&mem);
+            let was: Vec<u64> = dirty_leaves.iter().flat_map(|(first, pages)| *first..first + pages).collect();
+            dirty_leaves.clear();
+            let mut next = oracle.keys().next().copied();
+            while let Some(first) = next {
+                let item = table.translate(&mem, Iova(first * PAGE)).expect("still mapped");
+                let pages = item.size / PAGE;
+                let end = first + pages;
+                assert_eq!(first % pages, 0, "items start where the ones before end");
+                if !larger && first < at + asked && end > at {
+                    assert!(item.size <= 1 << size, "still too large");
+                }
+                let mut members = 0;
+                for (_, entry) in oracle.range_mut(first..end) {
+                    (entry.2, entry.3) = (first, pages);
+                    members += 1;
+                }
+                assert_eq!(members, pages, "an item over what is not mapped");
+                let any = was[was.partition_point(|p| *p < first)..].first().is_some_and(|p| *p < end);
+                assert_eq!(item.dirty, any, "dirty state of the item at page {first:#x}");
+                if any {
+                    dirty_leaves.insert(first, pages);
+                }
+                next = oracle.range(end..).next().map(|(page, _)| *page);
+            }
+        }
         for (page, (phys, write, ..)) in oracle.iter().step_by(37) {
             let item = table.translate(&mem, Iova(page * PAGE)).expect("mapped");
             assert_eq!((item.phys.0, item.access.contains(Access::WRITE)), (phys * PAGE, *write));
@@ -163,7 +210,7 @@ fn check<F: PtFormat>(ops: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn second_stage_equals_the_oracle(ops in prop::collection::vec(op(), 1..40)) {
         check::<VtdSs>(ops);
@@ -171,5 +218,21 @@ proptest! {
     #[test]
     fn first_stage_equals_the_oracle(ops in prop::collection::vec(op(), 1..40)) {
         check::<X86Fs>(ops);
+    }
+    #[test]
+    fn amd_v1_equals_the_oracle(ops in prop::collection::vec(op(), 1..40)) {
+        check::<AmdV1>(ops);
+    }
+    #[test]
+    fn amd_v2_equals_the_oracle(ops in prop::collection::vec(op(), 1..40)) {
+        check::<AmdV2>(ops);
+    }
+    #[test]
+    fn arm_stage_1_equals_the_oracle(ops in prop::collection::vec(op(), 1..40)) {
+        check::<ArmS1>(ops);
+    }
+    #[test]
+    fn arm_stage_2_equals_the_oracle(ops in prop::collection::vec(op(), 1..40)) {
+        check::<ArmS2>(ops);
     }
 }
