@@ -73,7 +73,7 @@ impl Blob {
         let structure = block(2, 9, "structure block outside the blob")?;
         let strings = block(3, 8, "strings block outside the blob")?;
         let base = field(2)? as usize;
-        if base % 4 != 0 {
+        if !base.is_multiple_of(4) {
             return Err(fail(8, "structure block is not aligned"));
         }
         let mut walk = Walk { structure, strings, base, at: 0, kept: Vec::new(), offsets: Vec::new() };

@@ -26,7 +26,7 @@ const WINDOW_COUNTERS: u64 = 0x8_0000;
 /// Of the IVHD blocks of one IOMMU (same segment and device id) the one of the highest type counts, as section 5.2.2
 /// asks. Blocks and entries of unknown type are skipped by their length with a [`Note`]; known ones that are cut or
 /// contradict themselves are left out with a [`Finding`]. Within an IVHD a later entry wins over an earlier one; between two
-/// IOMMUs the first one that names a device does.
+/// IOMMUs the narrower range does, and of equal ones the first.
 ///
 /// # Errors
 /// [`Error::Firmware`] if this is no IVRS, if it runs past `bytes`, or if a block has a length that does not let the walk go on: what
@@ -38,12 +38,12 @@ pub fn parse_ivrs(bytes: &[u8]) -> Result<Topology, Error> {
     let info = head.info.get();
     let mut topology = Topology::new(table.signature, table.revision, table.oem);
     topology.flags = Flags { dma_opt_in: info & 2 != 0, ..Flags::default() };
-    let mut parser = Parser { topology, table: &table, routes: RouteSet::new() };
+    let mut parser = Parser { topology, table: &table, routes: Vec::new() };
     if !table.checksum_right {
         parser.wrong(9, "checksum is wrong");
     }
     let bits = (info >> 8 & 0x7f) as u8;
-    if bits < 32 || bits > 64 {
+    if !(32..=64).contains(&bits) {
         parser.wrong(HEADER, "physical address size that cannot be, taken as 64 bits");
     } else {
         parser.topology.host_address_bits = bits;
@@ -70,8 +70,9 @@ pub fn parse_ivrs(bytes: &[u8]) -> Result<Topology, Error> {
     for &(at, head, body) in &blocks {
         parser.block(at, head, body);
     }
+    let streams = parser.merge();
     let mut topology = parser.topology;
-    topology.streams = parser.routes.into_vec();
+    topology.streams = streams;
     topology.flags.interrupt_remapping = topology
         .units
         .iter()
@@ -85,7 +86,8 @@ type Found<'a> = (usize, &'a Block, Piece<'a>);
 struct Parser<'a> {
     topology: Topology,
     table: &'a Table<'a>,
-    routes: RouteSet<StreamRoute>,
+    /// Of all units, each unit's without overlaps.
+    routes: Vec<StreamRoute>,
 }
 
 /// A range entry that waits for its end.
@@ -103,6 +105,22 @@ impl<'a> Parser<'a> {
 
     fn note(&mut self, offset: usize, reason: &'static str, kind: u8) {
         self.topology.notes.push(Note { at: self.table.at(offset, reason), kind: kind.into() });
+    }
+
+    /// Brings the routes of all units together. Boards with two and more IOMMUs do overlap: the last unit takes all buses up to ff, of which
+    /// the one with the legacy bridge takes a few for its alias. The narrower statement is the one that was meant.
+    fn merge(&mut self) -> Vec<StreamRoute> {
+        let mut routes = core::mem::take(&mut self.routes);
+        routes.reverse();
+        routes.sort_by_key(|route| core::cmp::Reverse(route.ids.last - route.ids.first));
+        let mut set = RouteSet::new();
+        for route in routes {
+            if !set.overlapping(&route.ids).is_empty() {
+                self.wrong(route.offset as usize, "device id named by two units, the narrower range counts");
+            }
+            set.put_last(route);
+        }
+        set.into_vec()
     }
 
     /// Picks the block that counts of each IOMMU, and reads it.
@@ -175,11 +193,7 @@ impl<'a> Parser<'a> {
         let (id, segment) = (UnitId(id), fixed.segment.get());
         let mut entries = Entries { unit: id, segment, routes: RouteSet::new(), scopes: Vec::new(), rest: None };
         self.entries(&mut entries, body);
-        for route in entries.routes.into_vec() {
-            if self.routes.put_first(route) && matches!(route.ids.source, Source::Pci { .. }) {
-                self.wrong(route.offset as usize, "device id named by two units, the first counts");
-            }
-        }
+        self.routes.extend(entries.routes.into_vec());
         self.topology.units.push(Unit {
             id,
             kind: UnitKind::AmdVi,

@@ -1,6 +1,10 @@
 //! Tables typed byte by byte from VT-d 5.0 section 8, without the crate's own layouts.
 #![allow(dead_code)]
 
+pub mod iort;
+pub mod ivrs;
+pub mod tree;
+
 use fw_tables::{BusRange, BusResolver};
 use iommu_types::StreamId;
 
