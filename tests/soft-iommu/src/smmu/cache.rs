@@ -117,6 +117,8 @@ pub(super) enum Inv {
 
 type Kept<T> = (u64, Result<T, Fail>);
 
+type DeviceTlb = BTreeMap<u64, (u64, bool, u64)>;
+
 #[derive(Default)]
 pub(super) struct Caches {
     l1_stes: Map<u32, (u64, u64)>,
@@ -125,7 +127,7 @@ pub(super) struct Caches {
     cds: Map<(u32, u32), Kept<Cd>>,
     spaces: Map<Tag, Space>,
     /// Device TLBs: page to (address, writable, age).
-    atc: Map<(u32, Option<u32>), BTreeMap<u64, (u64, bool, u64)>>,
+    atc: Map<(u32, Option<u32>), DeviceTlb>,
     seq: u64,
 }
 
@@ -192,8 +194,8 @@ impl Caches {
         let base = at & !(span - 1);
         let space = self.spaces.entry(tag).or_default();
         let mut conflict = None;
-        for class in 0..6 {
-            let from = base & !(SPAN[class] - 1);
+        for (class, size) in SPAN.into_iter().enumerate() {
+            let from = base & !(size - 1);
             for (&other, old) in space.leaves[class].range(from..=base | (span - 1)) {
                 let common = base.max(other);
                 let rule = if old.pa.wrapping_add(common - other) != leaf.pa.wrapping_add(common - base) {

@@ -210,7 +210,7 @@ pub struct Config {
     pub caps: Caps,
     /// How it caches.
     pub policy: Policy,
-    /// A structure may be fetched in parts, between which software stores: every mix of old and new words counts.
+    /// A structure may be fetched in parts and in any order (3.21.3): every mix of old and new words counts.
     pub split_fetch: bool,
     /// Ticks until CR0ACK, IRQ_CTRLACK and GBPA.Update follow a write.
     pub ack_delay: u32,
@@ -221,7 +221,7 @@ pub struct Config {
 impl Config {
     /// Those capabilities with `KeepAll`.
     pub const fn new(caps: Caps) -> Self {
-        Self { caps, policy: Policy::KeepAll, split_fetch: false, ack_delay: 1, gbpa: 0x1000 }
+        Self { caps, policy: Policy::KeepAll, split_fetch: true, ack_delay: 1, gbpa: 0x1000 }
     }
     /// With another cache policy.
     pub const fn policy(mut self, policy: Policy) -> Self {

@@ -315,7 +315,7 @@ impl Smmu {
         let mut unit = self.lock();
         let ssid = pasid.map(|p| p.0);
         let pa = match unit.cache.atc(stream.id, ssid, iova) {
-            Some((page, true)) => page | iova % PAGE,
+            Some((page, true)) => page | (iova % PAGE),
             _ => {
                 if unit.ste(stream.id).map_or(0, |s| s.eats) != 1 {
                     return Err(Refused::Aborted);

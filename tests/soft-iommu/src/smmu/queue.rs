@@ -189,10 +189,11 @@ impl Unit {
             let unit = 1u64 << (39 - 9 * ttl);
             if first & (unit - 1) != 0 {
                 self.violate("TLBI address is not aligned to its level", format!("{:#x} {:#x}", w[0], w[1]));
+                return Ok((first, first, Some(4)));
             }
         }
         let bytes = ((num + 1) << scale).checked_mul(4096).unwrap_or(0);
-        let last = first.checked_add(bytes.wrapping_sub(1)).unwrap_or(u64::MAX);
+        let last = first.saturating_add(bytes.wrapping_sub(1));
         Ok((first, last, (ttl != 0).then_some(ttl)))
     }
 

@@ -45,13 +45,7 @@ impl Unit {
             0x0c => caps.idr3(),
             0x14 => caps.idr5(),
             0x18 => 0x43b,
-            0x1c => {
-                if caps.httu > 0 || caps.ril {
-                    2
-                } else {
-                    0
-                }
-            }
+            0x1c => u32::from(caps.httu > 0 || caps.ril) * 2,
             0x20 => self.cr0.value,
             0x24 => self.cr0_ack,
             0x28 => self.cr1,

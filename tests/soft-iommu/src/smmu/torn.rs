@@ -81,7 +81,16 @@ impl Unit {
         self.torn.pending = self.check_entries(&all, Some(invs));
     }
 
+    /// Structures that hardware could reach before these stores: what is not linked yet may be written in any order
+    /// (3.21.3).
     fn regions(&self, stores: &[Store]) -> Vec<Region> {
+        let mut olds: Map<u64, u64> = Map::default();
+        for store in stores {
+            for n in 0..usize::from(store.words) {
+                olds.entry(store.pa + 8 * n as u64).or_insert(store.old[n]);
+            }
+        }
+        let load = |at: u64| olds.get(&at).copied().unwrap_or_else(|| self.arena.load64(at));
         let base = self.strtab_base & 0x000f_ffff_ffff_ffc0;
         let (fmt, split, log2) = (self.strtab_cfg >> 16 & 3, self.strtab_cfg >> 6 & 31, self.strtab_cfg & 63);
         let mut found: Vec<Region> = Vec::new();
@@ -89,7 +98,7 @@ impl Unit {
             found.push((base, 64 << log2.min(32), What::Ste(0)));
         } else {
             for top in 0..1u32 << log2.saturating_sub(split).min(16) {
-                let desc = self.arena.load64(base + 8 * u64::from(top));
+                let desc = load(base + 8 * u64::from(top));
                 let span = field(desc, 4, 0) as u32;
                 if (1..=11).contains(&span) {
                     found.push((desc & 0x000f_ffff_ffff_ffc0, 64 << (span - 1), What::Ste(top << split)));
@@ -104,7 +113,7 @@ impl Unit {
                     && (first..first + bytes).contains(&store.pa)
                 {
                     let at = store.pa & !63;
-                    let words = std::array::from_fn(|n| self.arena.load64(at + 8 * n as u64));
+                    let words = std::array::from_fn(|n| load(at + 8 * n as u64));
                     if let Ok(ste) = ste::decode(&words, &self.config.caps) {
                         streams.push((sid + ((at - first) / 64) as u32, ste));
                     }
@@ -121,7 +130,7 @@ impl Unit {
             }
             let bits = if ste.cd_fmt == 1 { 6 } else { 10 };
             for slot in 0..1u32 << ste.cd_max.saturating_sub(bits).min(12) {
-                let desc = self.arena.load64(ste.cd_table + 8 * u64::from(slot));
+                let desc = load(ste.cd_table + 8 * u64::from(slot));
                 if desc & 1 == 1 {
                     found.push((desc & 0x000f_ffff_ffff_f000, 64 << bits, What::Cd(sid, slot << bits)));
                 }
