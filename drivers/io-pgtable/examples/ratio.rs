@@ -3,7 +3,7 @@
 //! The same engine, format and memory, called once per batch and once per page: what the walk from the root and the call
 //! cost per page. Only the ratios mean anything on another machine.
 
-use io_pgtable::{AdBits, PageTable, PtFormat, TableConfig, VtdSs, X86Fs};
+use io_pgtable::{AdBits, AmdV1, ArmS1, ArmS2, PageTable, PtFormat, TableConfig, VtdSs, X86Fs};
 use iommu_api::{Coherency, ReadDirty, TableMem, WORDS, Words};
 use iommu_types::{Access, DirtyRule, Error, Iova, IovaRange, PageSizes, Phys, PhysRun, Resource, TableKind};
 use std::hint::black_box;
@@ -83,14 +83,19 @@ fn timed(run: impl FnOnce()) -> u128 {
 
 fn bench<F: PtFormat>(name: &str) {
     let pool = Pool::new(2048);
-    let first = F::KIND == TableKind::X86FirstStage;
     let config = TableConfig {
         levels: 4,
         aperture: IovaRange::sized(0, 1 << 47).unwrap_or(IovaRange::ALL),
         phys_bits: 46,
         page_sizes: PageSizes::ONLY_4K,
         coherent: true,
-        dirty: if first { DirtyRule::AccessedOrDirty { accessed: 5, dirty: 6 } } else { DirtyRule::Bit(9) },
+        dirty: match F::KIND {
+            TableKind::X86FirstStage => DirtyRule::AccessedOrDirty { accessed: 5, dirty: 6 },
+            TableKind::VtdSecondStage => DirtyRule::Bit(9),
+            TableKind::AmdV1 | TableKind::AmdV2 => DirtyRule::Bit(6),
+            TableKind::ArmStage1 => DirtyRule::ArmDbmStage1,
+            TableKind::ArmStage2 => DirtyRule::ArmDbmStage2,
+        },
         ad: AdBits::Hardware,
     };
     let table = PageTable::<F>::new(&pool, config).expect("memory");
@@ -148,4 +153,7 @@ fn bench<F: PtFormat>(name: &str) {
 fn main() {
     bench::<VtdSs>("vtd_ss");
     bench::<X86Fs>("x86_fs");
+    bench::<AmdV1>("amd_v1");
+    bench::<ArmS1>("arm_s1");
+    bench::<ArmS2>("arm_s2");
 }

@@ -209,7 +209,7 @@ fn the_largest_items_that_fit<F: PtFormat>(levels: u8) {
         let (mut at, end) = (iova * K4, (iova + pages) * K4);
         while at < end {
             let to = at - iova * K4 + phys * K4;
-            let fits = |size: &&u64| (at | to) % **size == 0 && end - at >= **size;
+            let fits = |size: &&u64| (at | to).is_multiple_of(**size) && end - at >= **size;
             let want = *sizes.iter().filter(fits).max().unwrap();
             let seen = case.seen(at).unwrap();
             assert_eq!((seen.phys, seen.size), (to, want), "{iova:#x} {phys:#x} {pages:#x} at {at:#x}");
@@ -277,7 +277,7 @@ fn demote_and_promote<F: PtFormat>(levels: u8) {
                 assert_eq!(case.demote(page, small, how), 0, "nothing is left to do");
                 assert_eq!(case.seen(page.first()).unwrap().size, small);
                 for n in 0..8 {
-                    let at = large + n * (large / 8 & !0xfff) + 0x123;
+                    let at = large + n * ((large / 8) & !0xfff) + 0x123;
                     let seen = case.seen(at).unwrap();
                     assert_eq!(seen.phys, at + 2 * large);
                     assert_eq!(

@@ -67,7 +67,7 @@ fn disjoint_ranges<F: PtFormat>() {
                         let phys = (thread * 1000 + round) * M2;
                         let runs = [PhysRun { base: Phys(phys), length }];
                         table
-                            .map(mem, Iova(at), &runs, RW, 1 << random.below(10).max(1) + 12, false)
+                            .map(mem, Iova(at), &runs, RW, 1 << (random.below(10).max(1) + 12), false)
                             .unwrap()
                             .release(mem);
                         mapped.insert(at, (phys, length));
