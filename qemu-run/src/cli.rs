@@ -53,6 +53,8 @@ pub enum Command {
     Setup,
     /// Clippy over the kernel for the bare target, warnings are errors; for CI
     Lint,
+    /// Show what firmware tables say about IOMMUs; status 1 if one of them is bad
+    Inspect(crate::inspect::Args),
 }
 
 impl clap::ValueEnum for Profile {

@@ -8,6 +8,7 @@ pub mod cpio;
 pub mod feed;
 pub mod guest;
 pub mod image;
+pub mod inspect;
 pub mod machine;
 pub mod migrate;
 pub mod program;

@@ -6,7 +6,7 @@ use qemu_run::cli::{Cli, Command};
 use qemu_run::guest::{self, Options};
 use qemu_run::migrate::{self, Job};
 use qemu_run::ui::Ui;
-use qemu_run::{image, run, setup};
+use qemu_run::{image, inspect, run, setup};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
 }
 
 fn work(ui: &Ui, cli: Cli) -> anyhow::Result<u8> {
+    if let Some(Command::Inspect(args)) = &cli.command {
+        // On any computer: before anything is looked for or installed.
+        return inspect::run(args);
+    }
     let tools = setup::ensure(ui)?;
     let machine = cli.machine;
     let options = Options { profile: machine.profile, accel: machine.accel, qemu_args: machine.qemu_args };
@@ -35,6 +39,7 @@ fn work(ui: &Ui, cli: Cli) -> anyhow::Result<u8> {
             Ok(0)
         }
         Some(Command::Lint) => image::lint(ui, &tools).map(|()| 0),
+        Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Boot) => guest::boot(ui, &tools, &options),
         Some(Command::Exec { line }) => guest::exec(ui, &tools, &options, Path::new(&line[0]), &line[1..]),
         None => {
@@ -47,7 +52,7 @@ fn work(ui: &Ui, cli: Cli) -> anyhow::Result<u8> {
                 seed: args.seed,
                 no_dirty: args.no_dirty,
                 no_soft_dirty: args.no_soft_dirty,
-                mishap: None,
+                ..Job::default()
             };
             migrate::main_job(ui, &tools, &options, &job, args.json.as_deref())
         }

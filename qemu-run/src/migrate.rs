@@ -35,6 +35,8 @@ pub struct Job {
     pub no_soft_dirty: bool,
     /// For tests: what goes wrong, and when.
     pub mishap: Option<Mishap>,
+    /// For tests: the destination has a region of another size, and must refuse.
+    pub destination_region_mib: Option<u32>,
 }
 
 impl Default for Job {
@@ -48,6 +50,7 @@ impl Default for Job {
             no_dirty: false,
             no_soft_dirty: false,
             mishap: None,
+            destination_region_mib: None,
         }
     }
 }
@@ -140,6 +143,8 @@ struct Story<'a> {
     passes_since_resumed: u32,
     refused: Vec<String>,
     done: [bool; 2],
+    /// IOMMUs that came up, on both machines.
+    units: u32,
 }
 
 /// Starts both machines and follows them to the end.
@@ -171,12 +176,10 @@ pub fn run(ui: &Ui, tools: &Tools, options: &Options, image: &Image, job: &Job) 
         Qemu::start(tools, &machine, side.name())
     };
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let both = words(&format!("--region {region} --seed {}", job.seed));
-    let mut args = words("destination --listen 7777");
-    args.extend(both.clone());
+    let region_there = u64::from(job.destination_region_mib.unwrap_or(job.region_mib)) << 20;
+    let args = words(&format!("destination --listen 7777 --region {region_there} --seed {}", job.seed));
     let destination = start(Side::Destination, &destination_wire, args)?;
-    let mut args = words("source --peer 10.77.0.2:7777");
-    args.extend(both);
+    let mut args = words(&format!("source --peer 10.77.0.2:7777 --region {region} --seed {}", job.seed));
     // 1 %: well below the 5 % of the region that stop-and-copy may take.
     let stop_pages = (region / 4096 / 100).max(1);
     args.extend(words(&format!("--max-rounds {} --stop-pages {stop_pages}", job.rounds)));
@@ -205,6 +208,7 @@ pub fn run(ui: &Ui, tools: &Tools, options: &Options, image: &Image, job: &Job) 
         passes_since_resumed: 0,
         refused: Vec::new(),
         done: [false; 2],
+        units: 0,
     };
     story.begin("booting two machines", 0);
     let outcome = follow(&mut story, [source, destination], &feed, job, &qmp_socket)?;
@@ -292,6 +296,12 @@ fn follow(
             return Ok(Outcome::Failed(why.clone()));
         }
         if !open[0] && story.running.is_none() {
+            if story.units == 0 {
+                bail!(
+                    "there is no IOMMU on this machine, so no device may be given to a program ({})",
+                    story.refused.join("; ")
+                );
+            }
             if let Some(Exit::Program(4)) = exits[0] {
                 return Ok(Outcome::Failed(story.refused.join("; ")));
             }
@@ -340,6 +350,7 @@ impl Story<'_> {
         let text = |field: &str| fields[field].as_str().unwrap_or("").to_owned();
         let source = side == Side::Source;
         match name {
+            "iommu" => self.units += 1,
             "idle_ram" if source => self.report.ram_idle_bytes = fields["bytes"].as_u64(),
             "ready" if source => {
                 self.report.pages = number("pages");

@@ -109,3 +109,30 @@ fn a_destination_that_dies_in_stop_and_copy_leaves_the_source_running() {
 fn a_link_that_is_cut_in_a_round_leaves_the_source_running() {
     source_runs_on(Side::Source, "round", What::LinkCut);
 }
+
+#[test]
+fn a_destination_that_refuses_leaves_the_source_running() {
+    let job = Job { destination_region_mib: Some(64), ..small() };
+    let (outcome, report) = migrate(Profile::VtdFs, &job).unwrap_or_else(|why| panic!("{why:#}"));
+    let Outcome::Failed(why) = &outcome else { panic!("{outcome:?}\n{}", report.table()) };
+    assert!(why.contains("region"), "{why}");
+    assert_eq!(outcome.status(&report), 4);
+}
+
+/// After GO nobody knows, so the source never runs again; unless it has heard that the destination runs, it says so.
+#[test]
+fn after_go_the_source_stays_fenced_whatever_happens_to_the_destination() {
+    let mishap = Mishap { side: Side::Source, event: "go", what: What::DestinationDies };
+    match migrate(Profile::VtdFs, &Job { mishap: Some(mishap), ..small() }) {
+        Ok((outcome @ Outcome::Unknown(_), report)) => assert_eq!(outcome.status(&report), 3),
+        Ok((outcome, _)) => panic!("{outcome:?}"),
+        // It had said that it runs before it died.
+        Err(why) => assert!(format!("{why:#}").contains("the destination ended too early"), "{why:#}"),
+    }
+}
+
+#[test]
+fn without_an_iommu_the_job_says_so_in_one_line() {
+    let why = format!("{:#}", migrate(Profile::NoIommu, &small()).unwrap_err());
+    assert!(why.contains("no IOMMU on this machine") && why.lines().count() == 1, "{why}");
+}
