@@ -25,9 +25,9 @@ pub enum Error {
         /// Section number of the frame.
         section: u16,
         /// In the stream.
-        got: u32,
+        got: u64,
         /// Computed.
-        want: u32,
+        want: u64,
     },
     /// A body longer than [`MAX_BODY`](crate::stream::MAX_BODY) bytes.
     TooLong(u32),
@@ -76,7 +76,7 @@ impl fmt::Display for Error {
             Self::Reserved => write!(f, "a reserved field is not zero"),
             Self::HeadChecksum { got, want } => write!(f, "header checksum {got:#010x}, computed {want:#010x}"),
             Self::BodyChecksum { section, got, want } => {
-                write!(f, "section {section}: checksum {got:#010x}, computed {want:#010x}")
+                write!(f, "section {section}: checksum {got:#018x}, computed {want:#018x}")
             }
             Self::TooLong(length) => write!(f, "a frame of {length} bytes is too long"),
             Self::Sequence { got, want } => write!(f, "frame {got} came where {want} was due"),
@@ -105,7 +105,7 @@ mod tests {
         );
         assert_eq!(
             format!("{}", Error::BodyChecksum { section: 5, got: 1, want: 0x89ab_cdef }),
-            "section 5: checksum 0x00000001, computed 0x89abcdef"
+            "section 5: checksum 0x0000000000000001, computed 0x0000000089abcdef"
         );
     }
 }
