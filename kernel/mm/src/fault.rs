@@ -3,7 +3,7 @@
 use crate::pages::Entry;
 use crate::space::Inner;
 use crate::vma::{Kind, Vma};
-use crate::{AddressSpace, Errno, Frames, PAGE, Pte, USER_END};
+use crate::{AddressSpace, Errno, Frames, PAGE, Pte, USER_END, page_frame};
 use core::sync::atomic::Ordering;
 use iommu_types::Phys;
 
@@ -126,7 +126,7 @@ impl Inner {
         if entry.has(Entry::COW) {
             new = new.without(Entry::COW);
             if frames.count(entry.frame()) != 1 {
-                let copy = frames.alloc()?;
+                let copy = page_frame(frames)?;
                 frames.copy(entry.frame(), copy);
                 new = new.moved(copy);
                 // The old frame goes to its other owners, who may write it: nobody here may still read it by a stale
@@ -146,10 +146,10 @@ impl Inner {
         let va = page * PAGE;
         let (start, vma) = self.vma(va).ok_or(Fault::NoMapping)?;
         let entry = match &vma.kind {
-            Kind::Anonymous => Entry::new(frames.alloc()?, 0),
+            Kind::Anonymous => Entry::new(page_frame(frames)?, 0),
             Kind::FileCopy { file, offset } => {
                 let (file, at) = (file.clone(), offset + (va - start));
-                let frame = frames.alloc()?;
+                let frame = page_frame(frames)?;
                 match Self::read_page(&mut self.scratch, &file, at) {
                     Ok(count) => frames.write(frame, &self.scratch[..count]),
                     Err(fault) => {
@@ -162,7 +162,7 @@ impl Inner {
             Kind::PagesCopy { pages, offset, .. } => {
                 let shared = pages.page((offset + (va - start)) / PAGE).map_err(object_fault)?;
                 if write {
-                    let own = frames.alloc().inspect_err(|_| frames.release(shared))?;
+                    let own = page_frame(frames).inspect_err(|_| frames.release(shared))?;
                     frames.copy(shared, own);
                     frames.release(shared);
                     Entry::new(own, 0)

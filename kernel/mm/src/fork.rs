@@ -54,7 +54,7 @@ impl Inner {
                     return;
                 }
                 let own = if frames.pins(entry.frame()) > 0 {
-                    let Ok(own) = frames.alloc() else {
+                    let Ok(own) = crate::page_frame(frames) else {
                         result = Err(crate::NoMemory);
                         return;
                     };

@@ -32,7 +32,8 @@ mod vma;
 
 pub use exec::{Program, Start, load};
 pub use fault::Fault;
-pub use machine::{Frames, NewTables, NoMemory, PAGE, PageTables, Pte};
+pub use machine::{Frames, NewTables, NoMemory, PAGE, PageTables, Pte, exhausted};
+pub(crate) use machine::{file_frame, page_frame};
 pub use map::{Backing, MapRequest};
 pub use report::Counters;
 pub use shmem::{Memfd, Shmem, ShmemStores};

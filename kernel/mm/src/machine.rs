@@ -49,6 +49,35 @@ pub trait Frames: Send + Sync {
     fn usage(&self) -> (u64, u64);
 }
 
+/// Of all frames, one in so many is kept for the kernel: tables, heap, what it takes to end a program.
+const KERNEL_SHARE: u64 = 64;
+/// Of all frames, one in so many is kept from files, so that programs can still run when files fill the memory.
+const PROGRAM_SHARE: u64 = 16;
+
+/// A zeroed frame for a page of a program.
+///
+/// # Errors
+/// [`NoMemory`] when only the kernel's share is left.
+pub(crate) fn page_frame(frames: &dyn Frames) -> Result<Phys, NoMemory> {
+    let (free, all) = frames.usage();
+    if free <= all / KERNEL_SHARE { Err(NoMemory) } else { frames.alloc() }
+}
+
+/// A zeroed frame for contents of a file.
+///
+/// # Errors
+/// [`NoMemory`] when only the share of programs is left.
+pub(crate) fn file_frame(frames: &dyn Frames) -> Result<Phys, NoMemory> {
+    let (free, all) = frames.usage();
+    if free <= all / PROGRAM_SHARE { Err(NoMemory) } else { frames.alloc() }
+}
+
+/// Is even the kernel's share half gone? Then nothing new should be made.
+pub fn exhausted(frames: &dyn Frames) -> bool {
+    let (free, all) = frames.usage();
+    free <= all / KERNEL_SHARE / 2
+}
+
 /// One entry of a user page table. Always user accessible, never writable and executable at once unless asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pte {

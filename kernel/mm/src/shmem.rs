@@ -2,7 +2,7 @@
 
 use crate::pages::{Entry, PageMap};
 use crate::space::next_id;
-use crate::{Errno, Frames, PAGE};
+use crate::{Errno, Frames, PAGE, file_frame, page_frame};
 use alloc::sync::Arc;
 use iommu_types::Phys;
 use spin::Mutex;
@@ -43,13 +43,13 @@ impl Shmem {
     pub(crate) fn frames(&self) -> &dyn Frames {
         &*self.frames
     }
-    fn frame(&self, state: &mut State, index: u64) -> Result<Phys, Errno> {
+    fn frame(&self, state: &mut State, index: u64, written: bool) -> Result<Phys, Errno> {
         let entry = state.pages.get(index);
         if entry.present() {
             return Ok(entry.frame());
         }
         state.pages.reserve(index..=index)?;
-        let frame = self.frames.alloc()?;
+        let frame = if written { file_frame(&*self.frames) } else { page_frame(&*self.frames) }?;
         state.pages.update(index, Entry::new(frame, 0));
         Ok(frame)
     }
@@ -68,7 +68,7 @@ impl Pages for Shmem {
         if index >= state.size.div_ceil(PAGE) {
             return Err(Errno::EFAULT);
         }
-        let frame = self.frame(&mut state, index)?;
+        let frame = self.frame(&mut state, index, false)?;
         self.frames.retain(frame);
         Ok(frame)
     }
@@ -112,7 +112,7 @@ impl Store for Shmem {
         while done < from.len() {
             let at = at + done as u64;
             let part = ((PAGE - at % PAGE) as usize).min(from.len() - done);
-            let frame = match self.frame(&mut state, at / PAGE) {
+            let frame = match self.frame(&mut state, at / PAGE, true) {
                 Ok(frame) => frame,
                 // A full memory is a full disk; what was written stays.
                 Err(_) if done == 0 => return Err(Errno::ENOSPC),

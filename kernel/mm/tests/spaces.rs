@@ -652,3 +652,26 @@ fn running_out_of_memory_anywhere_leaks_nothing() {
     }
     assert!(failures > 10);
 }
+
+#[test]
+fn programs_leave_the_kernel_its_share_and_files_leave_programs_theirs() {
+    let machine = TestMachine::new(640);
+    let file = memfd(&machine, 0);
+    let mut at = 0;
+    let full = loop {
+        match file.file.write(at, &[1; 4096]) {
+            Ok(count) => at += count as u64,
+            Err(error) => break error,
+        }
+    };
+    // One in sixteen frames is kept from files, one in sixty-four from programs.
+    assert_eq!((full, at / PAGE), (Errno::ENOSPC, 600));
+    let space = machine.space();
+    let start = anon(&space, 100 * PAGE);
+    let last = (0..100).find(|page| machine.store(&space, start + page * PAGE, &[1]).is_err());
+    assert_eq!(last, Some(30));
+    assert_eq!(machine.byte(&space, start + 30 * PAGE), Err(Fault::NoMemory));
+    assert_eq!(space.copy_out(start + 30 * PAGE, &[1]), Err(Errno::ENOMEM));
+    file.file.truncate(0).unwrap();
+    machine.store(&space, start + 30 * PAGE, &[1]).unwrap();
+}

@@ -34,10 +34,55 @@ pub(crate) fn restartable(call: Call) -> bool {
     )
 }
 
+/// Does the call make something in the kernel that stays? Refused when memory is about to run out: the kernel's own
+/// allocations cannot fail gracefully.
+fn makes(call: Call) -> bool {
+    use Call::*;
+    matches!(
+        call,
+        Open | Openat
+            | Creat
+            | Mkdir
+            | Mkdirat
+            | Symlink
+            | Symlinkat
+            | Link
+            | Linkat
+            | Pipe
+            | Pipe2
+            | Eventfd
+            | Eventfd2
+            | MemfdCreate
+            | EpollCreate
+            | EpollCreate1
+            | EpollCtl
+            | Socket
+            | Socketpair
+            | Accept
+            | Accept4
+            | PidfdOpen
+            | Mmap
+            | Mremap
+            | Mprotect
+            | Brk
+            | Clone
+            | Clone3
+            | Fork
+            | Vfork
+            | Execve
+            | Execveat
+    )
+}
+
 const DONE: Answer = Ok(Outcome::Done(0));
 
 pub(crate) fn dispatch(cx: &Cx, call: Call) -> Answer {
     use Call::*;
+    // A call that waited has made its object before (vfork's child).
+    let first = cx.thread.state.lock().restart.is_none();
+    if first && makes(call) && mm::exhausted(&*cx.kernel().frames) {
+        return if call == Brk { cx.brk_stays() } else { Err(Errno::ENOMEM) };
+    }
     match call {
         // Files by descriptor.
         Read => cx.read(),

@@ -97,6 +97,10 @@ impl Cx {
     pub(crate) fn brk(&self) -> Answer {
         Ok(Outcome::Done(self.space.brk(self.args[0]) as i64))
     }
+    /// brk that fails: it tells where the heap ends.
+    pub(crate) fn brk_stays(&self) -> Answer {
+        Ok(Outcome::Done(self.space.brk(0) as i64))
+    }
     pub(crate) fn mlock(&self, lock: bool) -> Answer {
         self.space.set_locked(self.args[0], self.args[1], lock)?;
         DONE

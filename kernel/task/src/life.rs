@@ -257,6 +257,9 @@ impl Kernel {
         // From here on nothing fails.
         for other in self.threads_of(process) {
             if other.tid != thread.tid {
+                // Its words are in the old memory, which is still there.
+                self.abandon(&other);
+                self.futex_exit(&other);
                 other.gone.store(true, Ordering::Release);
                 other.wake.signal();
             }

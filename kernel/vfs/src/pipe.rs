@@ -102,6 +102,7 @@ impl File for Writer {
             return Err(Errno::EAGAIN);
         }
         let count = room.min(from.len());
+        state.bytes.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
         state.bytes.extend(&from[..count]);
         drop(state);
         self.0.event.signal();

@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use uapi::Errno;
 use uapi::linux::fs::*;
 
@@ -59,6 +60,9 @@ const MAX_LINKS: usize = 40;
 /// Names on one path: bounds the work of one walk.
 const MAX_DEPTH: usize = 512;
 
+/// Names that programs may make: bounds the kernel memory they take.
+const MAX_NAMES: u64 = 65536;
+
 /// Where a path leads.
 struct Target {
     /// The directory of the last name.
@@ -85,13 +89,25 @@ impl Target {
 pub struct Tree {
     root: Arc<Node>,
     stores: Arc<dyn NewStore>,
+    /// Names that programs made.
+    names: AtomicU64,
     now: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Tree {
     /// An empty tree. New files get their contents from `stores`; `now` tells nanoseconds since 1970.
     pub fn new(stores: Arc<dyn NewStore>, now: Box<dyn Fn() -> u64 + Send + Sync>) -> Self {
-        Self { root: Node::directory(0o755), stores, now }
+        Self { root: Node::directory(0o755), stores, names: AtomicU64::new(0), now }
+    }
+    /// Adds a name for a program.
+    fn add(&self, parent: &Node, name: &[u8], node: Arc<Node>) -> Result<(), Errno> {
+        let more = |count: u64| (count < MAX_NAMES).then_some(count + 1);
+        self.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| Errno::ENOSPC)?;
+        parent.add(name, node).inspect_err(|_| self.forget_name())
+    }
+    fn forget_name(&self) {
+        let less = |count: u64| Some(count.saturating_sub(1));
+        let _ = self.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
     /// The root directory.
     pub fn root(&self) -> Place {
@@ -231,7 +247,7 @@ impl Tree {
                 return Err(Errno::EISDIR);
             }
             let node = Node::regular(self.stores.new_store()?, mode);
-            target.parent.node().add(&target.name, node.clone())?;
+            self.add(target.parent.node(), &target.name, node.clone())?;
             let mut place = target.parent;
             place.enter(&target.name, node.clone());
             let file = Arc::new(RegularFile { node, stores: self.stores.clone() });
@@ -300,7 +316,7 @@ impl Tree {
     /// As [`resolve`](Self::resolve); `EEXIST`.
     pub fn mkdir(&self, from: &Place, path: &[u8], mode: u32, viewer: Viewer) -> Result<(), Errno> {
         let (parent, name, _) = self.vacant(from, path, viewer)?;
-        parent.add(&name, Node::directory(mode))
+        self.add(&parent, &name, Node::directory(mode))
     }
     /// symlink(2).
     ///
@@ -317,7 +333,7 @@ impl Tree {
         if directory {
             return Err(Errno::ENOENT);
         }
-        parent.add(&name, Node::link(target))
+        self.add(&parent, &name, Node::link(target))
     }
     /// link(2): another name for `node`.
     ///
@@ -331,7 +347,7 @@ impl Tree {
         if directory {
             return Err(Errno::ENOENT);
         }
-        parent.add(&name, node.clone())?;
+        self.add(&parent, &name, node.clone())?;
         node.count_name(true);
         Ok(())
     }
@@ -356,6 +372,7 @@ impl Tree {
             return Err(Errno::ENOTEMPTY);
         }
         let removed = parent.node().names()?.lock().remove(&name);
+        self.forget_name();
         node.count_name(false);
         parent.node().touch();
         // Dropped after the lock: a file's contents go with its last name.
@@ -406,6 +423,9 @@ impl Tree {
         let names = target.parent.node().names()?;
         old_parent.node().names()?.lock().remove(&old_name);
         let replaced = names.lock().insert(target.name, node);
+        if replaced.is_some() {
+            self.forget_name();
+        }
         old_parent.node().touch();
         target.parent.node().touch();
         drop(replaced);
@@ -491,6 +511,19 @@ mod tests {
         tree.symlink(b"/bin/new", &root, b"/dangling", ME).unwrap();
         tree.open(&root, b"/dangling", O_CREAT | O_WRONLY, 0o600, ME).unwrap();
         assert_eq!(tree.stat(&root, b"/bin/new", ME, true).unwrap().mode, 0o600);
+    }
+
+    #[test]
+    fn names_run_out_with_enospc_and_come_back() {
+        let tree = tree();
+        let root = tree.root();
+        tree.mkdir(&root, b"/many", 0o755, ME).unwrap();
+        let name = |n: u32| alloc::format!("/many/{n}").into_bytes();
+        let full = (0..).find_map(|n| tree.symlink(b"x", &root, &name(n), ME).err().map(|error| (n, error)));
+        let Some((count, Errno::ENOSPC)) = full else { panic!("{full:?}") };
+        assert!(count > 60_000);
+        tree.unlink(&root, &name(0), false, ME).unwrap();
+        tree.symlink(b"x", &root, &name(0), ME).unwrap();
     }
 
     #[test]
