@@ -81,7 +81,8 @@ fn rich_tree() -> Vec<u8> {
     tree.blob()
 }
 
-const FORMATS: [(&str, fn() -> Vec<u8>, Parse); 3] =
+type Format = (&'static str, fn() -> Vec<u8>, Parse);
+const FORMATS: [Format; 3] =
     [("IVRS", rich_ivrs, parse_ivrs), ("IORT", rich_iort, parse_iort), ("device tree", rich_tree, parse_device_tree)];
 
 /// Reads, and asks every question of what was read.
