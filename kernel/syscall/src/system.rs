@@ -96,6 +96,18 @@ impl System {
                 Trap::Interrupt => Outcome::Resume,
             }
         };
+        let outcome = if trap != Trap::Call && self.at_waiting_call(thread) {
+            // It stands before the instruction of a call that waited, and a signal came: the call has to end (or to be
+            // forgotten) before a handler makes calls of its own.
+            let mut context = thread.context();
+            let mut regs = context.regs();
+            regs.ip = regs.ip.wrapping_add(self.abi.instruction);
+            context.set_regs(&regs);
+            drop(context);
+            self.call(thread)
+        } else {
+            outcome
+        };
         match outcome {
             Outcome::Gone => return kernel.end_thread(thread),
             Outcome::Wait(mut wait) => {
@@ -128,6 +140,9 @@ impl System {
     /// A thread that [`Kernel::next`] gave is about to run: its CPU time starts now.
     pub fn starts(&self) {
         self.started.store(self.kernel.machine.monotonic(), Ordering::Relaxed);
+    }
+    fn at_waiting_call(&self, thread: &Thread) -> bool {
+        !thread.must_end() && thread.state.lock().restart.is_some() && self.interrupts(thread)
     }
     fn call(self: &Arc<Self>, thread: &Arc<Thread>) -> Outcome {
         let regs = thread.context().regs();

@@ -126,6 +126,35 @@ fn a_sleep_is_interrupted_and_tells_what_was_left() {
 }
 
 #[test]
+fn a_signal_before_the_call_is_made_again_ends_it_all_the_same() {
+    let bench = Bench::new();
+    let thread = bench.program();
+    handle(&bench, &thread, 14, 0);
+    bench.put64(&thread, BUF, &[5, 0]);
+    assert_eq!(bench.call(&thread, nr::NANOSLEEP, &[BUF, 0]), None);
+    bench.kill(&thread, 14);
+    // Woken, it stands before its instruction; the timer comes first.
+    assert!(Arc::ptr_eq(&bench.test.kernel.next().unwrap(), &thread));
+    bench.system.handle(&thread, syscall::Trap::Interrupt);
+    bench.test.kernel.next().unwrap();
+    let regs = thread.context().regs();
+    assert_eq!(regs.ip, 0x40_0200);
+    let frame = regs.gpr[2] + 40;
+    assert_eq!((bench.get64(&thread, frame + 104) as i64, bench.get64(&thread, frame + 128)), (-4, 0x40_0102));
+    assert!(thread.state.lock().restart.is_none(), "the handler's own calls start afresh");
+    // An interrupt without a signal changes nothing: the call goes on.
+    let thread = bench.program();
+    bench.put64(&thread, BUF, &[5, 0]);
+    assert_eq!(bench.call(&thread, nr::NANOSLEEP, &[BUF, 0]), None);
+    bench.test.clock.advance(1_000_000_000);
+    thread.wake.signal();
+    bench.test.kernel.next().unwrap();
+    bench.system.handle(&thread, syscall::Trap::Interrupt);
+    assert!(bench.next().is_none());
+    assert_eq!(bench.test.kernel.deadline(), Some(5_000_000_000));
+}
+
+#[test]
 fn a_read_is_made_again_after_a_handler_that_says_so() {
     let bench = Bench::new();
     for (flags, again) in [(0x1000_0000, true), (0, false)] {
