@@ -114,15 +114,22 @@ fn scopes(topology: &Topology, found: &mut Found) {
 
 fn regions(topology: &Topology, found: &mut Found) {
     let bits = topology.host_address_bits;
+    let mut windows: Vec<_> = topology.units.iter().map(|u| (u.base.0, u.base.0 + (u.size - 1))).collect();
+    windows.sort_unstable();
+    // How far all windows up to this one reach: one look per region, however many units a table invents.
+    let reach: Vec<u64> = windows
+        .iter()
+        .scan(0, |far, window| {
+            *far = window.1.max(*far);
+            Some(*far)
+        })
+        .collect();
     for region in &topology.reserved {
         if bits < 64 && region.range.last.0 >> bits != 0 {
             found.push((region.why.offset, "region above the host address width"));
         }
-        let hits_unit = topology
-            .units
-            .iter()
-            .any(|u| u.base.0 <= region.range.last.0 && region.range.first.0 <= u.base.0 + (u.size - 1));
-        if hits_unit {
+        let begun = windows.partition_point(|window| window.0 <= region.range.last.0);
+        if begun.checked_sub(1).and_then(|at| reach.get(at)).is_some_and(|far| *far >= region.range.first.0) {
             found.push((region.why.offset, "region covers the registers of a unit"));
         }
     }

@@ -23,6 +23,9 @@ const SMMU_V2: [(&str, u32); 6] = [
     ("cavium,smmu-v2", 5),
 ];
 
+/// More entries of maps than any machine has.
+const MOST_ENTRIES: usize = 4096;
+
 /// Reads a flattened device tree, version 17. `bytes` begin at its magic number and may go on behind its end.
 ///
 /// Nodes whose `status` is neither absent nor `okay` are not there. An IOMMU that has no driver here becomes a [`Note`]; properties that are cut,
@@ -51,6 +54,7 @@ pub fn parse_device_tree(bytes: &[u8]) -> Result<Topology, Error> {
         devices: BTreeMap::new(),
         streams: RouteSet::new(),
         messages: RouteSet::new(),
+        entries: 0,
     };
     for offset in twice {
         reader.wrong(offset, "phandle of another node too");
@@ -84,6 +88,8 @@ struct Reader<'a> {
     devices: BTreeMap<usize, u32>,
     streams: RouteSet<StreamRoute>,
     messages: RouteSet<MsiRoute>,
+    /// Entries of maps so far.
+    entries: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -341,6 +347,11 @@ impl<'a> Reader<'a> {
         }
         let mut list = Vec::new();
         for &[first, phandle, output, length] in entries {
+            self.entries += 1;
+            if self.entries > MOST_ENTRIES {
+                self.wrong(node.offset, "more map entries than can be followed, the rest is left out");
+                break;
+            }
             let more = length.checked_sub(1);
             let last = more.and_then(|more| first.checked_add(more));
             let fits = more.is_some_and(|more| output.checked_add(more).is_some());

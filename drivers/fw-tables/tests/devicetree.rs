@@ -312,6 +312,13 @@ fn each_contradiction_is_found() {
         ),
         (
             |host| {
+                host.cells("iommu-map", &[0, SMMU, 0, 1].repeat(4097));
+            },
+            none,
+            "more map entries than can be followed, the rest is left out",
+        ),
+        (
+            |host| {
                 host.cells("iommu-map", &[0, SMMU, 0, 9, 8, SMMU, 0, 9]);
             },
             none,

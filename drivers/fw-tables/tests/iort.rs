@@ -131,7 +131,7 @@ fn fields_of_later_revisions_are_there_by_length_not_by_revision() {
 fn named_components_have_a_stream_for_each_single_mapping() {
     let topology = read(&[
         smmu_v2(0x1500_0000, 0x10_0000, &[]),
-        component("\\_SB.GPU0", 0b101_1, &[single(0x40, 0), single(0x41, 0)]),
+        component("\\_SB.GPU0", 0b1011, &[single(0x40, 0), single(0x41, 0)]),
         component("\\_SB.SDC0", 0, &[map(0, 3, 0x100, 0)]),
         its(&[7]),
         component("\\_SB.MBI0", 0, &[single(0x4_0b1c, 3)]),

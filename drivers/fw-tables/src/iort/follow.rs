@@ -4,6 +4,7 @@ use super::{Map, Node, Parser, Role};
 use crate::routes::{DteSettings, Ids, MsiRoute, Output, Source, StreamRoute};
 use crate::routeset::RouteSet;
 use crate::spec::iort::Kind;
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use iommu_types::UnitId;
@@ -48,13 +49,15 @@ pub fn follow(parser: &mut Parser<'_>) {
     if follower.pieces > MOST_PIECES {
         parser.wrong(0, "more id ranges than can be followed, the rest is left out");
     }
-    // The segment of an SMMU that serves one host only.
+    // The segment of an SMMU is that of the first host behind it.
+    let mut segments = BTreeMap::new();
+    for route in &streams {
+        if let Source::Pci { segment } = route.ids.source {
+            segments.entry(route.unit.0).or_insert(segment);
+        }
+    }
     for unit in &mut parser.topology.units {
-        let mut segments = streams
-            .iter()
-            .filter(|route| route.unit == unit.id)
-            .filter_map(|route| if let Source::Pci { segment } = route.ids.source { Some(segment) } else { None });
-        unit.segment = segments.next().unwrap_or(0);
+        unit.segment = segments.get(&unit.id.0).copied().unwrap_or(0);
     }
     parser.topology.streams = streams;
     parser.topology.messages = messages;
