@@ -351,3 +351,32 @@ fn configuration_windows_that_cannot_be_are_left_out() {
     assert_eq!(parse_mcfg(&cut).unwrap().findings[0].0.reason, "cut in an entry, left out");
     assert!(parse_mcfg(&dmar(46, 1, &[])).is_err());
 }
+
+#[test]
+fn scopes_and_makers_print_on_one_line() {
+    let scopes = [
+        scope(1, 0, 0, 0, &[(2, 0)]),
+        scope(2, 0, 0, 0, &[(0x1c, 4), (0, 1)]),
+        scope(3, 0, 8, 0xf0, &[(0x1f, 7)]),
+        scope(4, 0, 1, 0, &[(0xf, 0)]),
+        scope(5, 0, 7, 0xfa, &[(0x1e, 3)]),
+    ];
+    let mut table = dmar(46, 1, &[drhd(ALL, 0, 0, 0x1000, &scopes), andd(7, b"X\0")]);
+    table[10..24].copy_from_slice(b"MAKER\0BOARD\n  ");
+    table[24] = 0x12;
+    let topology = parse_dmar(&table).unwrap();
+    let text: Vec<String> = topology.units[0].coverage.scopes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        text,
+        ["function 00:02.0", "bridge 00:1c.4/00.1", "ioapic 8 f0:1f.7", "hpet 1 00:0f.0", "acpi device 7 fa:1e.3"]
+    );
+    assert_eq!(topology.oem.to_string(), "MAKER BOARD 0x12");
+}
+
+#[test]
+fn a_wrong_checksum_of_mcfg_is_a_finding() {
+    let mut table = mcfg(&[(0xb000_0000, 0, 0, 255)]);
+    table[9] ^= 1;
+    let read = parse_mcfg(&table).unwrap();
+    assert_eq!((read.windows.len(), read.findings[0].0.reason), (1, "checksum is wrong"));
+}
