@@ -15,7 +15,9 @@ Exit status:
   130  interrupted
   exec returns the program's own status, 128 + N if signal N ended it, 125 if it could not be run.
 
-Environment: PORTOLAN_QEMU=/path/to/qemu-system-x86_64 names the QEMU to use.";
+Environment:
+  PORTOLAN_QEMU=FILE        the qemu-system-x86_64 to use
+  PORTOLAN_BARE_STD=build   build core and alloc for the bare target even if the toolchain has them";
 
 /// Portolan under QEMU; without a command: moves a running device to another machine, and checks it.
 #[derive(Debug, Parser)]
