@@ -118,6 +118,51 @@ impl Cx {
         }
         self.wait(WaitOn { tickets, deadline: deadline.filter(|deadline| *deadline != u64::MAX) })
     }
+    /// Writes `total` bytes to a stream, as a blocking write has to: `attempt` gets the bytes done before and returns how
+    /// many more went. Waits while some are left, unless it may not; a signal or an error then ends it with what was done.
+    pub(crate) fn push(
+        &self,
+        file: &OpenFile,
+        nonblocking: bool,
+        timeout: Option<u64>,
+        total: u64,
+        attempt: impl Fn(u64) -> Result<i64, Errno>,
+    ) -> Answer {
+        let (mut done, kept) = match self.thread.state.lock().restart {
+            Some(Restart::Written(done, deadline)) => (done, deadline),
+            _ => (0, None),
+        };
+        let result = |done: u64, error: Errno| if done > 0 { Ok(Outcome::Done(done as i64)) } else { Err(error) };
+        let mut tickets = Vec::new();
+        for round in 0..2 {
+            if round == 1 {
+                if nonblocking || file.nonblocking() {
+                    return result(done, Errno::EAGAIN);
+                }
+                // Tickets first, then the look that counts.
+                file.file.tickets(&mut tickets);
+            }
+            let before = done;
+            match attempt(done) {
+                Ok(count) => done += count as u64,
+                Err(Errno::EAGAIN) => continue,
+                Err(error) => return result(done, error),
+            }
+            // A file that takes nothing without saying why would be asked for ever.
+            if done >= total || done == before {
+                return Ok(Outcome::Done(done as i64));
+            }
+        }
+        if tickets.is_empty() {
+            return result(done, Errno::EAGAIN);
+        }
+        let deadline = kept.or_else(|| timeout.map(|timeout| self.now().saturating_add(timeout)));
+        if deadline.is_some_and(|deadline| deadline <= self.now()) {
+            return result(done, Errno::EAGAIN);
+        }
+        self.thread.state.lock().restart = Some(Restart::Written(done, deadline));
+        Ok(Outcome::Wait(WaitOn { tickets, deadline }))
+    }
     /// Lends a buffer of [`BUFFER`] bytes.
     pub(crate) fn with_buffer<R>(&self, use_it: impl FnOnce(&mut [u8]) -> Result<R, Errno>) -> Result<R, Errno> {
         let spare = self.system.buffers.lock().pop();

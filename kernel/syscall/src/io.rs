@@ -123,6 +123,11 @@ impl Cx {
             0 => None,
             timeout => Some(timeout),
         };
+        if write && position == Position::Current && !file.file.seekable() {
+            let total = spans.iter().map(|span| span.length).sum();
+            let part = |done| self.write_spans(&file, position, &after(spans, done));
+            return self.push(&file, false, timeout, total, part);
+        }
         self.blocking(&file, false, timeout, || {
             if write { self.write_spans(&file, position, spans) } else { self.read_spans(&file, position, spans) }
         })
@@ -230,6 +235,19 @@ impl Cx {
         }
         Ok(Outcome::Done(done as i64))
     }
+}
+
+/// What is left of `spans` after `done` bytes.
+pub(crate) fn after(spans: &[Span], mut done: u64) -> Vec<Span> {
+    let mut rest = Vec::with_capacity(spans.len());
+    for span in spans {
+        let skip = done.min(span.length);
+        done -= skip;
+        if skip < span.length || span.length == 0 {
+            rest.push(Span { at: span.at.wrapping_add(skip), length: span.length - skip });
+        }
+    }
+    rest
 }
 
 /// Can a stream give more at once?

@@ -1,7 +1,7 @@
 //! Sockets.
 
 use crate::cx::{BUFFER, Cx};
-use crate::io::Span;
+use crate::io::{Span, after};
 use crate::unixsock::Delivery;
 use crate::{Answer, Errno, Outcome};
 use alloc::sync::Arc;
@@ -196,9 +196,11 @@ impl Cx {
             0 => None,
             timeout => Some(timeout),
         };
-        self.blocking(&file, flags & MSG_DONTWAIT != 0, timeout, || {
+        let total = spans.iter().map(|span| span.length).sum();
+        self.push(&file, flags & MSG_DONTWAIT != 0, timeout, total, |done| {
             let socket = file.file.socket().ok_or(Errno::ENOTSOCK)?;
-            self.send_spans(socket, spans, to).inspect_err(|error| self.broken_pipe(*error, flags & MSG_NOSIGNAL != 0))
+            self.send_spans(socket, &after(spans, done), to)
+                .inspect_err(|error| self.broken_pipe(*error, flags & MSG_NOSIGNAL != 0))
         })
     }
     pub(crate) fn sendto(&self) -> Answer {

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::Fault;
 use spin::Mutex;
-use task::{DefaultAction, Kernel, SavedContext, Status, Thread, WaitOn, default_action, mask_of};
+use task::{DefaultAction, Kernel, Restart, SavedContext, Status, Thread, WaitOn, default_action, mask_of};
 use uapi::linux::nr::Call;
 use uapi::linux::signal::*;
 
@@ -200,8 +200,16 @@ impl System {
             flags & SA_RESTART != 0 && dispatch::restartable(call)
         };
         let left = cx.sleep_left(call);
+        let written = match thread.state.lock().restart {
+            Some(Restart::Written(done, _)) if done > 0 => Some(done),
+            _ => None,
+        };
         if self.kernel.abandon(thread) {
             return Outcome::Done(0);
+        }
+        if let Some(done) = written {
+            // What is gone cannot be written again.
+            return Outcome::Done(done as i64);
         }
         if restart {
             // The handler returns to the system-call instruction: registers are still those of the call.

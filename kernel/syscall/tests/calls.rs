@@ -98,6 +98,39 @@ fn a_pipe_read_waits_for_the_writer_and_is_told_the_end() {
 }
 
 #[test]
+fn a_blocking_write_ends_when_everything_is_written() {
+    let bench = Bench::new();
+    let thread = bench.program();
+    assert_eq!(bench.done(&thread, nr::PIPE2, &[BUF, 0]), 0);
+    let reader = thread.process.file(3).unwrap();
+    bench.put(&thread, BUF, &(0..=255).cycle().take(0x1_0000).collect::<Vec<u8>>());
+    // Two spans of 64 KiB into a pipe that holds one.
+    bench.put64(&thread, 0x40_1000, &[BUF, 0x1_0000, BUF, 0x1_0000]);
+    assert_eq!(bench.call(&thread, nr::WRITEV, &[4, 0x40_1000, 2]), None);
+    let mut total = Vec::new();
+    let mut piece = [0; 0x7001];
+    while total.len() < 0x1_8000 {
+        let count = reader.file.read(0, &mut piece).unwrap();
+        total.extend_from_slice(&piece[..count]);
+        if total.len() < 0x1_0000 {
+            assert!(bench.next().is_none(), "it still waits");
+        } else if bench.next().is_some() {
+            break;
+        }
+    }
+    assert_eq!(bench.result(&thread), 0x2_0000);
+    while let Ok(count) = reader.file.read(0, &mut piece) {
+        total.extend_from_slice(&piece[..count]);
+    }
+    assert_eq!(total.len(), 0x2_0000);
+    assert!(total.iter().enumerate().all(|(at, byte)| *byte == at as u8), "in order, nothing twice");
+    // Without blocking, what fits.
+    assert_eq!(bench.done(&thread, nr::FCNTL, &[4, 4, 0o4000]), 0);
+    assert_eq!(bench.done(&thread, nr::WRITEV, &[4, 0x40_1000, 2]), 0x1_0000);
+    assert_eq!(bench.done(&thread, nr::WRITEV, &[4, 0x40_1000, 2]), failed(Errno::EAGAIN));
+}
+
+#[test]
 fn sleeping_ends_at_its_deadline_and_not_before() {
     let bench = Bench::new();
     let thread = bench.program();

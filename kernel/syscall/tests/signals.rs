@@ -177,6 +177,21 @@ fn a_read_is_made_again_after_a_handler_that_says_so() {
 }
 
 #[test]
+fn a_signal_ends_a_long_write_with_what_was_written() {
+    let bench = Bench::new();
+    let thread = bench.program();
+    handle(&bench, &thread, 10, 0x1000_0000);
+    bench.done(&thread, nr::PIPE2, &[BUF, 0]);
+    bench.put64(&thread, 0x40_1000, &[BUF, 0x1_0000, BUF, 0x1_0000]);
+    assert_eq!(bench.call(&thread, nr::WRITEV, &[4, 0x40_1000, 2]), None);
+    bench.kill(&thread, 10);
+    bench.next().unwrap();
+    let regs = thread.context().regs();
+    assert_eq!(regs.ip, 0x40_0200);
+    assert_eq!(bench.get64(&thread, regs.gpr[2] + 40 + 104), 0x1_0000);
+}
+
+#[test]
 fn writing_where_nobody_reads_raises_sigpipe() {
     let bench = Bench::new();
     let thread = bench.program();

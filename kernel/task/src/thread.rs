@@ -15,6 +15,8 @@ use vfs::Event;
 pub enum Restart {
     /// When it gives up: monotonic nanoseconds.
     Deadline(u64),
+    /// A blocking write of which the first bytes are gone: how many, and when it gives up.
+    Written(u64, Option<u64>),
     /// Waiting on a futex, until a deadline if there is one.
     Futex(Arc<Waiter>, Option<u64>),
     /// vfork: waiting for the child to have its own memory.
