@@ -286,16 +286,19 @@ fn follow(
             return Ok(Outcome::Unknown(why.clone()));
         }
         // A destination that lost pages does not say READY, so the source runs on; what was asked for is the verdict.
-        if story.report.pages_lost.is_some_and(|lost| lost > 0) && (story.done[1] || !open[1]) {
+        // Both machines are heard in any order, so the source may have shown that it runs before the destination ended.
+        let lost = story.report.pages_lost.is_some_and(|lost| lost > 0);
+        if lost && (story.done[1] || !open[1]) {
             return Ok(Outcome::Moved);
         }
         // Before GO it is the source that decides. It shows that it runs on by finishing one more pass.
         if let Some(why) = &story.resumed
             && story.passes_since_resumed > 0
+            && !lost
         {
             return Ok(Outcome::Failed(why.clone()));
         }
-        if !open[0] && story.running.is_none() {
+        if !open[0] && story.running.is_none() && !lost {
             if story.units == 0 {
                 bail!(
                     "there is no IOMMU on this machine, so no device may be given to a program ({})",
