@@ -6,7 +6,7 @@ use crate::pages::{Runs, Slice};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use iommu_api::Domain;
-use iommu_types::{Access, Iova, IovaRange};
+use iommu_types::{Access, Blame, Iova, IovaRange};
 use uapi::Errno;
 
 /// Names a domain (and its aperture's reservations) in one address space; the object model uses object ids.
@@ -40,10 +40,13 @@ pub(crate) fn fill(
     let info = domain.info();
     let max_leaf = max_leaf.or(info.page_sizes.largest()).unwrap_or(4096);
     let (mut held, mut mapped) = (0, 0u64);
+    // A map that failed half-way undid its part, but the flush behind that failed.
+    let mut unflushed = false;
     let result = slice.hold(runs, &mut held, &mut |offset, batch| {
         let to = Iova(at.wrapping_add(offset));
         let gather = domain.map(to, batch, access, max_leaf).map_err(|error| {
             log::warn!("ioas: map at {to:?}: {error}");
+            unflushed |= error.blame() == Blame::Hardware;
             Errno::from(error)
         })?;
         mapped = offset + batch.iter().map(|run| run.length).sum::<u64>();
@@ -58,7 +61,7 @@ pub(crate) fn fill(
     });
     if result.is_err() {
         let clean = IovaRange::sized(at, mapped).is_none_or(|range| clean(domain, range).is_ok());
-        if clean {
+        if clean && !unflushed {
             slice.give_back(held);
         } else {
             slice.quarantine();

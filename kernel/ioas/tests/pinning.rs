@@ -145,6 +145,19 @@ fn a_failed_flush_keeps_the_frames_for_ever_and_says_eio() {
 }
 
 #[test]
+fn a_map_whose_undoing_is_not_flushed_keeps_its_frames_for_ever() {
+    let machine = Machine::new();
+    let source = FakeSource::new(&machine, 1 << 30, 1);
+    let ioas = Ioas::new();
+    ioas.attach_domain(1, FakeDomain::new(&machine, false)).unwrap();
+    machine.break_map.store(true, Ordering::Relaxed);
+    assert_eq!(map(&ioas, &source, 0, 2 * MIB, 0), Err(Errno::EIO));
+    // Hardware may still reach them, so the source must not have them back.
+    assert_eq!(machine.pinned() as u64, 2 * MIB / PAGE);
+    assert_eq!(ioas.counts().0, 0);
+}
+
+#[test]
 fn exit_of_the_program_keeps_old_pins_and_refuses_new_ones() {
     let machine = Machine::new();
     let source = FakeSource::new(&machine, 1 << 30, 1);

@@ -30,6 +30,8 @@ pub struct Machine {
     pub break_flush: AtomicBool,
     /// Flushes fail from now on.
     pub flush_dead: AtomicBool,
+    /// The next map fails half-way, once, and so does the flush after it was undone.
+    pub break_map: AtomicBool,
     pub charged: AtomicU64,
     pub limit: AtomicU64,
 }
@@ -241,6 +243,12 @@ impl Domain for FakeDomain {
         }
         if !range.aligned(PAGE) || access.is_empty() {
             return Err(Error::Invalid("alignment or rights"));
+        }
+        if self.machine.break_map.swap(false, Ordering::Relaxed) {
+            for run in runs {
+                (run.base.0..run.base.0 + run.length).step_by(PAGE as usize).for_each(|f| self.machine.reach(f, 1));
+            }
+            return Err(Error::Stuck { unit: UnitId(0), register: "IQH", want: 1, got: 0 });
         }
         let mut leaves = self.leaves.lock().unwrap();
         if leaves.range(..=range.last()).next_back().is_some_and(|(start, leaf)| start + leaf.size > iova.0) {
