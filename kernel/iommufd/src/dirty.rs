@@ -2,7 +2,7 @@
 //!
 //! A report is made window by window: bits are collected in a kernel buffer (no user memory is touched under a table's
 //! lock), flushed, and ored into the program's bitmap. Bit n is the page at `iova + n * page_size`. Nothing past the asked
-//! range is ever set. When a window cannot be delivered, what was cleared for it is marked dirty again.
+//! range is ever set. When a window cannot be delivered, what was cleared for it and before it is marked dirty again.
 //!
 //! While tracking is off nobody knows what was written, so everything mapped is reported (Linux gives what bits it finds).
 //!
@@ -128,7 +128,7 @@ fn whole_leaf(domain: &dyn Domain, bitmap: &Bitmap<'_>, first: u64, last: u64, e
 /// Reads the dirty bits of `areas` (ascending, inside `range`) into the bitmap.
 ///
 /// # Errors
-/// `EFAULT` from the bitmap, hardware errors, `ENOMEM`: what was cleared and not delivered is dirty again.
+/// `EFAULT` from the bitmap, hardware errors, `ENOMEM`: everything that was cleared is dirty again.
 fn report(
     hwpt: &Hwpt,
     range: IovaRange,
@@ -188,6 +188,14 @@ fn report(
                     let first = bitmap.last(first_bit + low) - (bitmap.unit - 1);
                     let again = IovaRange::new(first, bitmap.last(first_bit + high));
                     if let Some(again) = again.and_then(|again| again.intersect(&range)) {
+                        domain.mark_dirty(again);
+                    }
+                }
+                // Windows before this one are in the bitmap of a call that fails, where nobody may look. Their bits are not
+                // kept here, so everything there comes again: twice is allowed, never is not.
+                for earlier in areas.iter().take_while(|earlier| earlier.first() < area.first()) {
+                    let last = earlier.last().min(area.first() - 1);
+                    if let Some(again) = IovaRange::new(earlier.first(), last) {
                         domain.mark_dirty(again);
                     }
                 }

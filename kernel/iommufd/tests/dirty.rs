@@ -207,6 +207,25 @@ fn a_bitmap_fault_answers_0_and_the_writes_come_with_the_next_report() {
 }
 
 #[test]
+fn a_report_that_fails_in_its_second_window_gives_the_first_again() {
+    let t = tracked(false);
+    t.world.map(t.ioas, 0, 512 * MIB, 0).unwrap();
+    let (low, high) = (5u64, 65536 + 9);
+    t.domain.write(low * 4096);
+    t.domain.write(high * 4096);
+    // The first window's 8 KiB of bitmap can be written, the second's cannot.
+    *t.world.program.read_only_from.lock().unwrap() = DATA + 8192;
+    assert_eq!(t.get(HWPT_GET_DIRTY_STRICT, 0, 0, 512 * MIB, 4096), Err(Errno::EFAULT));
+    *t.world.program.read_only_from.lock().unwrap() = END;
+    t.world.program.put(DATA, &[0; 16384]);
+    let again = t.bits(0, 0, 512 * MIB, 4096);
+    assert!(again.contains(&low) && again.contains(&high));
+    // Only what had been reported may come twice.
+    assert!(again.iter().all(|page| *page < 65536 || *page == high));
+    assert_eq!(t.bits(0, 0, 512 * MIB, 4096), BTreeSet::new());
+}
+
+#[test]
 fn a_flush_that_fails_is_eio_and_nothing_is_lost() {
     let t = tracked(false);
     t.world.map(t.ioas, 0, 4 * MIB, 0).unwrap();
