@@ -115,26 +115,34 @@ impl Inventory {
                 continue;
             }
             let reasons: Vec<_> = group.reasons.iter().map(|r| r.to_string()).collect();
-            let shared = Group::new(GroupSpec { id: id as u32, requesters, why: reasons.join("; ") });
+            let resolver = Resolver(&self.tree);
+            // Streams of a group move together, so what firmware wants of one binds all.
+            let mut reserved = alloc::vec![Reserved::x86_msi()];
+            for stream in requesters.iter().map(|r| r.stream) {
+                for region in self.topology.iter().flat_map(|t| t.reserved_for(stream, &resolver)) {
+                    let range = IovaRange::new(region.range.first.0, region.range.last.0);
+                    if let Some(range) = range.filter(|range| !reserved.iter().any(|r| r.range == *range)) {
+                        reserved.push(Reserved { range, why: region.why.to_string(), direct: true });
+                    }
+                }
+            }
+            let spec = GroupSpec { id: id as u32, requesters, why: reasons.join("; ") };
+            let shared = match endpoints.iter().find(|f| link_card(f)) {
+                Some(card) => Group::kept(spec, card.stream.to_string()),
+                None => Group::new(spec),
+            };
             for f in endpoints {
                 // The card of the link is the kernel's own.
                 if link_card(f) {
                     continue;
                 }
                 let Ok(unit) = self.unit_for(f.stream) else { continue };
-                let mut reserved = alloc::vec![Reserved::x86_msi()];
-                let resolver = Resolver(&self.tree);
-                for region in self.topology.iter().flat_map(|t| t.reserved_for(f.stream, &resolver)) {
-                    if let Some(range) = IovaRange::new(region.range.first.0, region.range.last.0) {
-                        reserved.push(Reserved { range, why: region.why.to_string(), direct: true });
-                    }
-                }
                 let spec = DeviceSpec {
                     name: format!("{} {:04x}:{:04x}", f.stream, f.ids.vendor, f.ids.device),
                     unit,
                     stream: f.stream,
                     group: shared.clone(),
-                    reserved,
+                    reserved: reserved.clone(),
                 };
                 let function = self.function(f);
                 let migration = migration_driver(&*function);

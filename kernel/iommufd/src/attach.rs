@@ -23,7 +23,7 @@ impl Context {
     /// Makes a device an object of this file. Dropping the handle detaches and unbinds it.
     ///
     /// # Errors
-    /// `EBUSY` if the group belongs to another file or the device is bound; `EINVAL` for a device that firmware wants
+    /// `EBUSY` if the group belongs to another file, or to the kernel, or the device is bound; `EINVAL` for a device that firmware wants
     /// mapped one to one; `ENOMEM`.
     pub fn bind(self: &Arc<Self>, device: DeviceSpec) -> Result<DeviceHandle, Errno> {
         if let Some(direct) = device.reserved.iter().find(|reserved| reserved.direct) {

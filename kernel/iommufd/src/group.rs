@@ -5,6 +5,7 @@
 
 use crate::hwpt::Hwpt;
 use crate::{GroupSpec, Requester};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use iommu_types::StreamId;
@@ -25,6 +26,8 @@ pub(crate) struct State {
 /// A group and who owns it.
 pub struct Group {
     spec: GroupSpec,
+    /// What the kernel itself drives in it: no program owns such a group.
+    kept: Option<String>,
     state: Mutex<State>,
 }
 
@@ -41,7 +44,13 @@ impl Group {
     /// A group that nobody owns; its streams are blocked.
     pub fn new(spec: GroupSpec) -> Arc<Self> {
         let state = State { owner: 0, bound: Vec::new(), busy: false, hwpt: None, attached: Vec::new() };
-        Arc::new(Self { spec, state: Mutex::new(state) })
+        Arc::new(Self { spec, kept: None, state: Mutex::new(state) })
+    }
+    /// A group in which the kernel drives a device of its own, named by `device`: an attach would move that device's
+    /// stream as well, so every bind is `EBUSY` (as on Linux where a group has another driver).
+    pub fn kept(spec: GroupSpec, device: String) -> Arc<Self> {
+        let state = State { owner: 0, bound: Vec::new(), busy: false, hwpt: None, attached: Vec::new() };
+        Arc::new(Self { spec, kept: Some(device), state: Mutex::new(state) })
     }
     /// Its number.
     pub fn id(&self) -> u32 {
@@ -81,6 +90,10 @@ impl Group {
 
     /// Makes the file `serial` the owner, or finds that it is.
     pub(crate) fn bind(&self, serial: u64, stream: StreamId) -> Result<(), Errno> {
+        if let Some(device) = &self.kept {
+            log::warn!("iommufd: {stream} refused: the kernel itself uses {device} of its group");
+            return Err(Errno::EBUSY);
+        }
         self.with(|state| {
             if state.owner != 0 && state.owner != serial || state.bound.contains(&stream) {
                 return Err(Errno::EBUSY);

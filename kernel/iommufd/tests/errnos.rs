@@ -5,7 +5,7 @@ mod common;
 
 use common::fakes::Machine;
 use common::{ARG, DATA, END, MIB, Program, World, group, spec, stream};
-use iommufd::{AccountMode, Context};
+use iommufd::{AccountMode, Context, Group, GroupSpec, Requester};
 use std::sync::atomic::Ordering;
 use uapi::iommufd as abi;
 use uapi::{Errno, UserMem};
@@ -549,6 +549,16 @@ fn a_group_has_one_owner() {
     assert_eq!(other.bind(spec(&world.unit, &group, stream(1))).err(), Some(Errno::EBUSY));
     drop(one);
     assert!(other.bind(spec(&world.unit, &group, stream(1))).is_ok());
+}
+
+#[test]
+fn a_group_with_a_card_of_the_kernel_is_ebusy_and_its_card_stays_where_it_is() {
+    let world = World::new(true);
+    let requesters = [0, 1].map(|n| Requester { unit: world.unit.clone(), stream: stream(n) }).to_vec();
+    let group = Group::kept(GroupSpec { id: 1, requesters, why: "no ACS".into() }, stream(1).to_string());
+    for _ in 0..2 {
+        assert_eq!(world.context.bind(spec(&world.unit, &group, stream(0))).err(), Some(Errno::EBUSY));
+    }
 }
 
 #[test]
