@@ -86,11 +86,8 @@ impl Context {
     pub(crate) fn take_down_hwpt(&self, hwpt: Arc<Hwpt>) {
         if hwpt.lost.load(Ordering::Relaxed) {
             log::error!("iommufd: table {} stays for ever: hardware may still walk it", hwpt.id);
-            let mut graph = self.graph();
-            graph.unlink(hwpt.ioas_id);
-            graph.free(hwpt.id);
-            drop(graph);
-            // Its address space and every pin stay with it.
+            self.graph().unlink(hwpt.ioas_id);
+            // Its address space and every pin stay with it, and its id: the address space knows the domain by it.
             core::mem::forget(hwpt);
             return;
         }

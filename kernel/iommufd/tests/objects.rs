@@ -235,7 +235,14 @@ fn a_stream_that_cannot_be_blocked_keeps_its_table_and_pins() {
     drop(device);
     assert_eq!(domain.mapped_bytes(), MIB);
     assert_eq!(world.machine.pinned(), 256);
+    // Another table of the address space comes and goes; the lost one is not taken for it.
+    world.machine.flush_dead.store(false, Ordering::Relaxed);
+    let other = world.bind(1);
+    other.attach(ioas).unwrap();
+    other.detach().unwrap();
+    assert_eq!(domain.mapped_bytes(), MIB);
     let machine = world.machine.clone();
+    drop(other);
     drop(world);
     assert_eq!(machine.pinned(), 256);
 }
