@@ -78,6 +78,10 @@ impl Inner {
     /// The entry of a page that the kernel may read or write for the program. Device memory is `EFAULT`: it has no
     /// frame, and a stray access there has side effects.
     pub fn accessible(&mut self, frames: &dyn crate::Frames, page: u64, write: bool) -> Result<Entry, Errno> {
+        if self.vma(page * PAGE).is_none() {
+            // As when the program touches it: a buffer may lie below the part of the stack used so far.
+            self.grow_stack(page * PAGE)?;
+        }
         let (_, vma) = self.vma(page * PAGE).ok_or(Errno::EFAULT)?;
         if matches!(vma.kind, Kind::Device { .. }) || !vma.prot.any() || write && !vma.prot.write {
             return Err(Errno::EFAULT);

@@ -1,5 +1,6 @@
 //! Page faults, and everything else that makes a page present.
 
+use crate::machine::scarce;
 use crate::pages::Entry;
 use crate::space::Inner;
 use crate::vma::{Kind, Vma};
@@ -68,7 +69,7 @@ impl AddressSpace {
 
 impl Inner {
     /// Lets the stack above `address` grow down to it.
-    fn grow_stack(&mut self, address: u64) -> Result<(), Fault> {
+    pub(crate) fn grow_stack(&mut self, address: u64) -> Result<(), Fault> {
         let (&start, vma) = self.vmas.range(address..).next().ok_or(Fault::NoMapping)?;
         let floor = vma.floor.ok_or(Fault::NoMapping)?;
         let bottom = address & !(PAGE - 1);
@@ -142,6 +143,10 @@ impl Inner {
         Ok(new)
     }
     fn fill(&mut self, frames: &dyn Frames, page: u64, write: bool) -> Result<Entry, Fault> {
+        // Entries take memory too, and stay when there is no frame for the page.
+        if !self.pages.has_room(page) && scarce(frames) {
+            return Err(Fault::NoMemory);
+        }
         self.pages.reserve(page..=page)?;
         let va = page * PAGE;
         let (start, vma) = self.vma(va).ok_or(Fault::NoMapping)?;

@@ -54,13 +54,18 @@ const KERNEL_SHARE: u64 = 64;
 /// Of all frames, one in so many is kept from files, so that programs can still run when files fill the memory.
 const PROGRAM_SHARE: u64 = 16;
 
+/// Is only the kernel's share left? Then nothing grows for a program.
+pub(crate) fn scarce(frames: &dyn Frames) -> bool {
+    let (free, all) = frames.usage();
+    free <= all / KERNEL_SHARE
+}
+
 /// A zeroed frame for a page of a program.
 ///
 /// # Errors
 /// [`NoMemory`] when only the kernel's share is left.
 pub(crate) fn page_frame(frames: &dyn Frames) -> Result<Phys, NoMemory> {
-    let (free, all) = frames.usage();
-    if free <= all / KERNEL_SHARE { Err(NoMemory) } else { frames.alloc() }
+    if scarce(frames) { Err(NoMemory) } else { frames.alloc() }
 }
 
 /// A zeroed frame for contents of a file.

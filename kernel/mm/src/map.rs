@@ -211,6 +211,9 @@ impl AddressSpace {
                 inner.drop_pages(&*self.frames, start, end, Entry(Entry::SOFT));
             }
             10 | 11 => {
+                if inner.vmas.len() + 2 > MAX_MAPPINGS {
+                    return Err(Errno::ENOMEM);
+                }
                 inner.split_at(start);
                 inner.split_at(end);
                 for (_, vma) in inner.vmas.range_mut(start..end) {
@@ -244,7 +247,7 @@ impl AddressSpace {
             return Ok(());
         }
         let mut inner = self.lock();
-        if !inner.covered(start, end) {
+        if !inner.covered(start, end) || inner.vmas.len() + 2 > MAX_MAPPINGS {
             return Err(Errno::ENOMEM);
         }
         inner.split_at(start);

@@ -67,6 +67,10 @@ impl PageMap {
     pub fn get(&self, page: u64) -> Entry {
         self.leaves.get(&(page / LEAF)).map_or(Entry(0), |leaf| leaf.entries[(page % LEAF) as usize])
     }
+    /// Is there room for the page already?
+    pub fn has_room(&self, page: u64) -> bool {
+        self.leaves.contains_key(&(page / LEAF))
+    }
     /// Makes room for the pages, so that [`put`](Self::put) cannot fail there.
     pub fn reserve(&mut self, pages: RangeInclusive<u64>) -> Result<(), NoMemory> {
         for leaf in pages.start() / LEAF..=pages.end() / LEAF {
@@ -134,6 +138,22 @@ impl PageMap {
                 visit(base + (low + at) as u64, *entry);
             }
         }
+    }
+    /// The first page with an entry that is not zero.
+    pub fn first(&self, pages: RangeInclusive<u64>) -> Option<u64> {
+        let (first, last) = (*pages.start(), *pages.end());
+        if first > last {
+            return None;
+        }
+        for (index, leaf) in self.leaves.range(first / LEAF..=last / LEAF).filter(|(_, leaf)| leaf.used > 0) {
+            let base = index * LEAF;
+            let low = first.saturating_sub(base) as usize;
+            let high = (last - base).min(LEAF - 1) as usize;
+            if let Some(at) = leaf.entries[low..=high].iter().position(|entry| entry.0 != 0) {
+                return Some(base + (low + at) as u64);
+            }
+        }
+        None
     }
     /// Frees leaves that hold nothing.
     pub fn prune(&mut self, pages: RangeInclusive<u64>) {

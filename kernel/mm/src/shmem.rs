@@ -48,9 +48,9 @@ impl Shmem {
         if entry.present() {
             return Ok(entry.frame());
         }
-        state.pages.reserve(index..=index)?;
+        // The frame first: an entry without one would take memory that nothing limits.
         let frame = if written { file_frame(&*self.frames) } else { page_frame(&*self.frames) }?;
-        state.pages.update(index, Entry::new(frame, 0));
+        state.pages.put(index, Entry::new(frame, 0)).inspect_err(|_| self.frames.release(frame))?;
         Ok(frame)
     }
 }
@@ -103,6 +103,10 @@ impl Store for Shmem {
         let mut state = self.state.lock();
         if state.seals & (seal::WRITE | seal::FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);
+        }
+        // Nothing written does not make it larger.
+        if from.is_empty() {
+            return Ok(0);
         }
         let end = at.checked_add(from.len() as u64).filter(|end| *end <= LIMIT).ok_or(Errno::EFBIG)?;
         if end > state.size && state.seals & seal::GROW != 0 {
@@ -235,5 +239,38 @@ impl File for Memfd {
             state.seals |= seals;
         }
         Ok(state.seals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestMachine;
+    use crate::{Backing, MapRequest, Prot};
+    use uapi::UserMem;
+    use uapi::linux::mman::{MAP_ANONYMOUS, MAP_PRIVATE};
+
+    #[test]
+    fn entries_do_not_grow_when_there_is_no_frame_for_their_page() {
+        let machine = TestMachine::new(640);
+        let object = Shmem::new(machine.clone(), 0);
+        let mut at = 0;
+        while let Ok(count) = object.write_at(at, &[1; 4096]) {
+            at += count as u64;
+        }
+        let far = 1 << 40;
+        assert_eq!(object.write_at(far, &[1]), Err(Errno::ENOSPC));
+        assert!(!object.state.lock().pages.has_room(far / PAGE));
+        let space = machine.space();
+        let (length, flags) = (1 << 40, MAP_PRIVATE | MAP_ANONYMOUS);
+        let request = MapRequest { address: 0, length, prot: Prot::RW, flags, backing: Backing::Anonymous };
+        let start = space.map(request).unwrap();
+        let mut page = start / PAGE;
+        while space.copy_out(page * PAGE, &[1]).is_ok() {
+            page += 1;
+        }
+        let far = start / PAGE + 100_000;
+        assert_eq!(space.copy_out(far * PAGE, &[1]), Err(Errno::ENOMEM));
+        assert!(!space.lock().pages.has_room(far));
     }
 }

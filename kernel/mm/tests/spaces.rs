@@ -396,8 +396,16 @@ fn device_memory_is_mapped_uncached_and_closed_to_the_kernel() {
     space.protect(at, 3 * PAGE, Prot::from_bits(1)).unwrap();
     assert_eq!(machine.entry(&space, at + PAGE), None);
     assert_eq!(space.handle_fault(at + PAGE, true, false), Err(Fault::Access));
-    space.unmap(at, 3 * PAGE).unwrap();
-    assert_eq!(machine.entry(&space, at), None);
+    // The window does not grow over what lies behind it, and moving it leaves nothing behind.
+    space.handle_fault(at + PAGE, false, false).unwrap();
+    assert_eq!(space.remap(at, 3 * PAGE, 4 * PAGE, MREMAP_MAYMOVE, 0), Err(Errno::EFAULT));
+    assert_eq!(space.remap(at, 3 * PAGE, 4 * PAGE, 3, 0x2000_0000), Err(Errno::EFAULT));
+    assert_eq!(space.remap(at, 3 * PAGE, 3 * PAGE, 3, 0x2000_0000), Ok(0x2000_0000));
+    assert_eq!(machine.entry(&space, at + PAGE), None);
+    space.handle_fault(0x2000_1000, false, false).unwrap();
+    assert_eq!(machine.entry(&space, 0x2000_1000).unwrap().phys, iommu_types::Phys(0xfe00_3000));
+    space.unmap(0x2000_0000, 3 * PAGE).unwrap();
+    assert_eq!(machine.entry(&space, 0x2000_1000), None);
     assert_eq!(Arc::strong_count(&file), 1);
     assert_eq!(map_file(&space, &file, MAP_PRIVATE, Prot::RW, 0), Err(Errno::EINVAL));
 }
@@ -674,4 +682,67 @@ fn programs_leave_the_kernel_its_share_and_files_leave_programs_theirs() {
     assert_eq!(space.copy_out(start + 30 * PAGE, &[1]), Err(Errno::ENOMEM));
     file.file.truncate(0).unwrap();
     machine.store(&space, start + 30 * PAGE, &[1]).unwrap();
+}
+
+#[test]
+fn a_move_costs_what_is_there_and_not_what_is_mapped() {
+    let machine = TestMachine::new(100);
+    let space = machine.space();
+    let noreserve = MAP_PRIVATE | MAP_ANONYMOUS;
+    // 64 TiB: with room made for all of it, the move would take 128 GiB.
+    let at = map(&space, 0x1000_0000, 1 << 46, noreserve).unwrap();
+    machine.store(&space, at + (1 << 40), b"x").unwrap();
+    let to = at + (1 << 46) + PAGE;
+    assert_eq!(space.remap(at, 1 << 46, 1 << 46, MREMAP_MAYMOVE | MREMAP_FIXED, to), Err(Errno::EINVAL));
+    let half = 1 << 45;
+    let to = at + (1 << 46);
+    assert_eq!(space.remap(at, half, half, MREMAP_MAYMOVE | MREMAP_FIXED, to), Ok(to));
+    assert_eq!(machine.byte(&space, to + (1 << 40)), Ok(b'x'));
+    assert_eq!(pagemap(&space, to + (1 << 40), 1), [PRESENT | DIRTY]);
+}
+
+#[test]
+fn hints_and_locks_do_not_cut_a_mapping_into_more_pieces_than_there_may_be() {
+    let machine = TestMachine::new(10);
+    let space = machine.space();
+    let at = anon(&space, 200_000 * PAGE);
+    let pieces = |space: &AddressSpace| space.maps().lines().count();
+    let every_second = || (0..100_000).map(|n| at + n * 2 * PAGE);
+    let refused = every_second().find_map(|page| space.advise(page, PAGE, MADV_DONTFORK).err());
+    assert_eq!(refused, Some(Errno::ENOMEM));
+    assert!(pieces(&space) <= 32768);
+    let space = machine.space();
+    let at = space
+        .map(MapRequest {
+            address: at,
+            length: 200_000 * PAGE,
+            prot: Prot::NONE,
+            flags: MAP_PRIVATE | MAP_ANONYMOUS,
+            backing: Backing::Anonymous,
+        })
+        .unwrap();
+    for n in 0..100_000 {
+        assert_eq!(space.set_locked(at + n * 2 * PAGE, PAGE, true), Err(Errno::ENOMEM));
+    }
+    assert!(pieces(&space) <= 32768);
+}
+
+#[test]
+fn the_kernel_grows_the_stack_as_the_program_does() {
+    let machine = TestMachine::new(200);
+    let file = elf_file(&machine);
+    let space = machine.space();
+    let start = mm::load(&space, &program(&file)).unwrap();
+    let buffer = start.stack - (1 << 20);
+    assert_eq!(space.copy_out(buffer, b"read"), Ok(()));
+    assert_eq!(machine.byte(&space, buffer), Ok(b'r'));
+    assert_eq!(space.copy_out(start.stack - (16 << 20), b"x"), Err(Errno::EFAULT));
+}
+
+#[test]
+fn writing_nothing_does_not_make_a_file_larger() {
+    let machine = TestMachine::new(10);
+    let file = memfd(&machine, 5);
+    assert_eq!(file.file.write(1 << 20, &[]), Ok(0));
+    assert_eq!(file.file.stat().size, 5);
 }
