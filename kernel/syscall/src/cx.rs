@@ -8,7 +8,7 @@ use mm::AddressSpace;
 use task::{Kernel, Process, Restart, Thread, WaitOn};
 use uapi::UserMem;
 use uapi::linux::fs::PATH_MAX;
-use vfs::{Caller, OpenFile, Place, Viewer};
+use vfs::{Caller, FileKind, OpenFile, Place, Viewer};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// A system call in progress.
@@ -133,6 +133,10 @@ impl Cx {
             _ => (0, None),
         };
         let result = |done: u64, error: Errno| if done > 0 { Ok(Outcome::Done(done as i64)) } else { Err(error) };
+        // What is written to a pipe or a socket waits in the kernel's own memory.
+        if matches!(file.file.stat().kind, FileKind::Pipe | FileKind::Socket) && mm::exhausted(&*self.kernel().frames) {
+            return result(done, Errno::ENOBUFS);
+        }
         let mut tickets = Vec::new();
         for round in 0..2 {
             if round == 1 {

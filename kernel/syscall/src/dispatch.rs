@@ -58,6 +58,8 @@ fn makes(call: Call) -> bool {
             | EpollCtl
             | Socket
             | Socketpair
+            | Connect
+            | Listen
             | Accept
             | Accept4
             | PidfdOpen

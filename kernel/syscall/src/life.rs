@@ -124,6 +124,8 @@ impl Cx {
                 error => error,
             })?;
             *budget = budget.checked_sub(string.len() + 9).ok_or(Errno::E2BIG)?;
+            // Empty strings cost more here than in the budget.
+            strings.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             strings.push(string);
             at = at.wrapping_add(8);
         }

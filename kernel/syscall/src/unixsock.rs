@@ -11,6 +11,10 @@ use vfs::{Address, Caller, Event, File, FileKind, Ready, Received, Socket, Stat,
 
 /// Bytes waiting in one direction; also the longest message.
 const CAPACITY: usize = 212_992;
+/// Messages waiting in one direction: an empty one takes memory too.
+const MAX_MESSAGES: usize = 1024;
+/// On a stream, small pieces become one of up to so many bytes.
+const PIECE: usize = 4096;
 
 struct State {
     /// Messages; on a stream the borders mean nothing.
@@ -100,7 +104,8 @@ impl File for End {
         drop(incoming);
         let outgoing = self.to.state.lock();
         let gone = !outgoing.reader;
-        read.or(Ready::WRITE.when(gone || outgoing.bytes < CAPACITY / 2)).or(Ready::HANGUP.when(gone && over))
+        read.or(Ready::WRITE.when(gone || outgoing.bytes < CAPACITY / 2 && outgoing.messages.len() < MAX_MESSAGES))
+            .or(Ready::HANGUP.when(gone && over))
     }
     fn tickets(&self, to: &mut Vec<Ticket>) {
         to.extend([self.from.event.ticket(), self.to.event.ticket()]);
@@ -150,6 +155,20 @@ impl Socket for End {
             return Ok(0);
         }
         let count = from.len().min(room);
+        if let Some(last) = state.messages.back_mut()
+            && stream
+            && last.len() + count <= PIECE
+        {
+            last.try_reserve(count).map_err(|_| Errno::ENOBUFS)?;
+            last.extend_from_slice(&from[..count]);
+            state.bytes += count;
+            drop(state);
+            self.to.event.signal();
+            return Ok(count);
+        }
+        if state.messages.len() >= MAX_MESSAGES {
+            return Err(Errno::EAGAIN);
+        }
         let mut message = Vec::new();
         message.try_reserve_exact(count).map_err(|_| Errno::ENOBUFS)?;
         message.extend_from_slice(&from[..count]);
@@ -284,5 +303,28 @@ mod tests {
         assert_eq!(one.write(0, b"x"), Err(Errno::EAGAIN));
         drop(two);
         assert_eq!(one.write(0, b"x"), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn empty_and_tiny_messages_take_no_end_of_memory() {
+        let mut buffer = [0; 8];
+        for delivery in [Delivery::Datagrams, Delivery::Packets] {
+            let (one, two) = pair(delivery);
+            let sent = (0..100_000).take_while(|_| one.write(0, b"").is_ok()).count();
+            assert_eq!(sent, MAX_MESSAGES);
+            assert_eq!(one.write(0, b""), Err(Errno::EAGAIN));
+            assert_eq!(one.ready().0 & uapi::linux::fs::POLLOUT, 0);
+            assert_eq!(two.read(0, &mut buffer), Ok(0));
+            assert_eq!(one.write(0, b"x"), Ok(1));
+        }
+        // A stream takes all it has room for, whatever the pieces.
+        let (one, two) = pair(Delivery::Stream);
+        let sent = (0..2 * CAPACITY).take_while(|n| one.write(0, &[*n as u8]).is_ok()).count();
+        assert_eq!(sent, CAPACITY);
+        for n in 0..CAPACITY / 8 {
+            assert_eq!(two.read(0, &mut buffer), Ok(8));
+            assert_eq!(buffer, core::array::from_fn(|at| (n * 8 + at) as u8));
+        }
+        assert_eq!(two.read(0, &mut buffer), Err(Errno::EAGAIN));
     }
 }

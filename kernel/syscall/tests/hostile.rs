@@ -145,3 +145,43 @@ fn orphans_do_not_become_zombies_for_ever() {
     bench.test.kernel.reap(1);
     assert!(bench.test.kernel.processes().iter().all(|process| process.pid == child.process.pid));
 }
+
+#[test]
+fn a_signal_frame_at_the_bottom_of_memory_ends_the_program_only() {
+    let bench = Bench::new();
+    for low in 0..64 {
+        let thread = bench.program();
+        // Handler, SA_RESTORER, restorer, no mask.
+        bench.put64(&thread, BUF, &[0x40_0180, 0x0400_0000, 0x40_0180, 0]);
+        assert_eq!(bench.done(&thread, nr::SIGACTION, &[10, BUF, 0, 8]), 0);
+        let frame = 8 + size_of::<uapi::linux::signal::UContextX86>() + size_of::<uapi::linux::signal::SigInfo>();
+        let mut context = thread.context();
+        let mut regs = context.regs();
+        // Below it: the red zone of 128 bytes, then the frame, then nothing.
+        regs.sp = 128 + frame as u64 - 32 + low;
+        context.set_regs(&regs);
+        drop(context);
+        bench.kill(&thread, 10);
+        bench.enter(&thread, nr::GETPID, &[]);
+        assert_eq!(bench.test.kernel.ended(thread.process.pid), Some(Status::Killed(11)));
+        bench.test.kernel.reap(thread.process.pid);
+    }
+}
+
+#[test]
+fn pipes_and_sockets_take_nothing_when_memory_is_about_to_run_out() {
+    let bench = Bench::with_frames(4096);
+    let thread = bench.program();
+    assert_eq!(bench.done(&thread, nr::PIPE2, &[BUF, 0]), 0);
+    let writer = u64::from(bench.get32(&thread, BUF + 4));
+    assert_eq!(bench.done(&thread, nr::WRITE, &[writer, BUF, 100]), 100);
+    let frames = &bench.test.kernel.frames;
+    let mut taken = Vec::new();
+    while frames.usage().0 > 4096 / 64 / 2 {
+        taken.push(frames.alloc().unwrap());
+    }
+    assert_eq!(bench.done(&thread, nr::WRITE, &[writer, BUF, 100]), failed(Errno::ENOBUFS));
+    taken.iter().for_each(|frame| frames.release(*frame));
+    assert_eq!(bench.done(&thread, nr::WRITE, &[writer, BUF, 100]), 100);
+    bench.end(thread);
+}

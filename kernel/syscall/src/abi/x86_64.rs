@@ -71,7 +71,7 @@ fn push_frame(memory: &dyn UserMem, frame: &SignalFrame) -> Result<Regs, Errno> 
         (context.cr2, context.trap) = (frame.info.first, 14);
     }
     let user = UContextX86 { stack: frame.alt_stack, context, mask: frame.mask, ..UContextX86::default() };
-    let (user_at, info_at) = (at + 8, at + 8 + size_of::<UContextX86>() as u64);
+    let (user_at, info_at) = (at.wrapping_add(8), at.wrapping_add(8 + size_of::<UContextX86>() as u64));
     memory.copy_out(at, &frame.action.restorer.to_le_bytes())?;
     memory.copy_out(user_at, user.as_bytes())?;
     memory.copy_out(info_at, frame.info.as_bytes())?;
