@@ -124,7 +124,10 @@ impl Cx {
                 error => error,
             })?;
             *budget = budget.checked_sub(string.len() + 9).ok_or(Errno::E2BIG)?;
-            // Empty strings cost more here than in the budget.
+            // A string costs more here than in the budget.
+            if mm::exhausted(&*self.kernel().frames) {
+                return Err(Errno::ENOMEM);
+            }
             strings.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             strings.push(string);
             at = at.wrapping_add(8);
@@ -149,6 +152,11 @@ impl Cx {
         let mut budget = ARGS_LIMIT;
         let argv = self.strings(argv, &mut budget)?;
         let envp = self.strings(envp, &mut budget)?;
+        // The new program's stack is put together in the kernel's memory: copies of what was read, in growing vectors.
+        let read = (ARGS_LIMIT - budget) as u64;
+        if self.kernel().frames.usage().0 * mm::PAGE < read * 8 {
+            return Err(Errno::ENOMEM);
+        }
         self.kernel().exec(&self.thread, &ExecRequest { file, name, argv, envp })?;
         Ok(Outcome::Resume)
     }

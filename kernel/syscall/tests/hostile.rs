@@ -185,3 +185,22 @@ fn pipes_and_sockets_take_nothing_when_memory_is_about_to_run_out() {
     assert_eq!(bench.done(&thread, nr::WRITE, &[writer, BUF, 100]), 100);
     bench.end(thread);
 }
+
+#[test]
+fn execve_with_many_arguments_is_enomem_when_memory_is_scarce() {
+    let bench = Bench::with_frames(4096);
+    let thread = bench.program();
+    let path = bench.path(&thread, BUF, "/bin/prog");
+    // Empty arguments, 4000 of them, and the end.
+    let empty = BUF + 0x100;
+    bench.put64(&thread, BUF + 0x1000, &[empty; 4000]);
+    let frames = &bench.test.kernel.frames;
+    let mut taken = Vec::new();
+    while frames.usage().0 > 4096 / 64 + 5 {
+        taken.push(frames.alloc().unwrap());
+    }
+    assert_eq!(bench.done(&thread, nr::EXECVE, &[path, BUF + 0x1000, 0]), failed(Errno::ENOMEM));
+    taken.iter().for_each(|frame| frames.release(*frame));
+    assert_eq!(bench.done(&thread, nr::EXECVE, &[path, BUF + 0x1000, 0]), 0);
+    bench.end(thread);
+}

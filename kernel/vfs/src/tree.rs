@@ -168,6 +168,24 @@ impl Node {
         let change = |count: u32| Some(if added { count.saturating_add(1) } else { count.saturating_sub(1) });
         let _ = self.nlink.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
+    /// Has its last name gone?
+    pub(crate) fn removed(&self) -> bool {
+        self.nlink.load(Ordering::Relaxed) == 0
+    }
+    /// Is `other` somewhere below this directory, or the directory itself? Without recursion: programs choose the depth.
+    pub(crate) fn leads_to(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let mut left = Vec::from([self.clone()]);
+        while let Some(node) = left.pop() {
+            if Arc::ptr_eq(&node, other) {
+                return true;
+            }
+            if let NodeBody::Directory(names) = &node.body {
+                let names = names.lock();
+                left.extend(names.values().filter(|node| node.kind() == FileKind::Directory).cloned());
+            }
+        }
+        false
+    }
     /// stat(2).
     pub fn stat(&self) -> Stat {
         let size = match &self.body {
@@ -200,11 +218,15 @@ impl Node {
     /// Adds `node` as `name`.
     ///
     /// # Errors
-    /// `EEXIST`; `ENOTDIR`; `EPERM` in a directory made on demand.
+    /// `EEXIST`; `ENOENT` if the directory was removed; `ENOTDIR`; `EPERM` in a directory made on demand.
     pub fn add(&self, name: &[u8], node: Arc<Node>) -> Result<(), Errno> {
         match &self.body {
             NodeBody::Directory(names) => {
                 let mut names = names.lock();
+                // A directory that was removed stays empty: what is in it could not be reached.
+                if self.removed() {
+                    return Err(Errno::ENOENT);
+                }
                 if names.contains_key(name) {
                     return Err(Errno::EEXIST);
                 }

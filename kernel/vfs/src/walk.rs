@@ -50,9 +50,6 @@ impl Place {
             self.0.pop();
         }
     }
-    fn holds(&self, node: &Arc<Node>) -> bool {
-        self.0.iter().any(|(_, at)| Arc::ptr_eq(at, node))
-    }
 }
 
 /// Symbolic links followed on one path, as on Linux.
@@ -399,7 +396,8 @@ impl Tree {
             return Err(Errno::EBUSY);
         }
         let is_directory = node.kind() == FileKind::Directory;
-        if is_directory && target.parent.holds(&node) {
+        // By the tree and not by the place's names: a working directory may have been moved since it was entered.
+        if is_directory && node.leads_to(target.parent.node()) {
             return Err(Errno::EINVAL);
         }
         if target.directory && !is_directory {
@@ -421,6 +419,9 @@ impl Tree {
             }
         }
         let names = target.parent.node().names()?;
+        if target.parent.node().removed() {
+            return Err(Errno::ENOENT);
+        }
         old_parent.node().names()?.lock().remove(&old_name);
         let replaced = names.lock().insert(target.name, node);
         if replaced.is_some() {
@@ -453,6 +454,27 @@ mod tests {
 
     fn tree() -> Tree {
         Tree::new(Arc::new(VecStores), Box::new(|| 5_000_000_000))
+    }
+
+    #[test]
+    fn a_removed_directory_stays_empty_and_no_directory_gets_into_itself() {
+        let tree = tree();
+        let root = tree.root();
+        for path in ["/gone", "/p", "/p/q", "/n", "/other"] {
+            tree.mkdir(&root, path.as_bytes(), 0o755, ME).unwrap();
+        }
+        // In it when it is removed: what is made there would hang on nothing, as deep as one likes.
+        let gone = tree.resolve(&root, b"/gone", ME, true).unwrap();
+        tree.unlink(&root, b"/gone", true, ME).unwrap();
+        assert_eq!(tree.mkdir(&gone, b"a", 0o755, ME), Err(Errno::ENOENT));
+        assert_eq!(tree.open(&gone, b"a", O_CREAT | O_RDWR, 0o644, ME).err(), Some(Errno::ENOENT));
+        assert_eq!(tree.rename((&root, b"/other"), (&gone, b"a"), true, ME), Err(Errno::ENOENT));
+        assert!(tree.resolve(&root, b"/other", ME, true).is_ok());
+        // A working directory that was moved still has its old names.
+        let moved = tree.resolve(&root, b"/p/q", ME, true).unwrap();
+        tree.rename((&root, b"/p/q"), (&root, b"/n/q"), true, ME).unwrap();
+        assert_eq!(tree.rename((&root, b"/n"), (&moved, b"n"), true, ME), Err(Errno::EINVAL));
+        assert!(tree.resolve(&root, b"/n/q", ME, true).is_ok());
     }
 
     #[test]
