@@ -2,7 +2,7 @@
 //!
 //! # How to use it
 //!
-//! ```ignore
+//! ```text
 //! let mut config = UnitConfig::new(UnitId(0), "vtd0");   // plain data, from the DMAR table
 //! config.oem_id = *b"BOCHS ";                            // header of the DMAR table: quirks match on it
 //! config.window = 0x1000;
