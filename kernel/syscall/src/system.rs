@@ -309,6 +309,10 @@ impl System {
     fn push_handler(&self, thread: &Arc<Thread>, action: SigAction, info: SigInfo) -> Result<(), Errno> {
         let signal = info.signo as u32;
         let space = thread.space().ok_or(Errno::EFAULT)?;
+        // What is kept aside stays until the handler returns, and handlers nest.
+        if mm::exhausted(&*self.kernel.frames) {
+            return Err(Errno::ENOMEM);
+        }
         let saved = thread.context().duplicate()?;
         let regs = saved.regs();
         let mut state = thread.state.lock();

@@ -204,3 +204,31 @@ fn execve_with_many_arguments_is_enomem_when_memory_is_scarce() {
     assert_eq!(bench.done(&thread, nr::EXECVE, &[path, BUF + 0x1000, 0]), 0);
     bench.end(thread);
 }
+
+#[test]
+fn handlers_keep_nothing_aside_when_memory_is_about_to_run_out() {
+    let bench = Bench::with_frames(4096);
+    let frames = &bench.test.kernel.frames;
+    for (scarce, ended) in [(false, None), (true, Some(Status::Killed(11)))] {
+        let thread = bench.program();
+        bench.put64(&thread, BUF, &[0x40_0180, 0x0400_0000, 0x40_0180, 0]);
+        assert_eq!(bench.done(&thread, nr::SIGACTION, &[10, BUF, 0, 8]), 0);
+        let mut context = thread.context();
+        let mut regs = context.regs();
+        regs.sp = BUF + 0x8000;
+        context.set_regs(&regs);
+        drop(context);
+        let mut taken = Vec::new();
+        while scarce && frames.usage().0 > 4096 / 64 / 2 {
+            taken.push(frames.alloc().unwrap());
+        }
+        bench.kill(&thread, 10);
+        bench.enter(&thread, nr::GETPID, &[]);
+        assert_eq!(bench.test.kernel.ended(thread.process.pid), ended);
+        taken.iter().for_each(|frame| frames.release(*frame));
+        if ended.is_none() {
+            bench.next().unwrap();
+            bench.end(thread);
+        }
+    }
+}
